@@ -1,0 +1,181 @@
+//! `smalti generate "PROMPT"`: pictures of a prompt, the best kept.
+
+use crate::made_files::{contact_sheet, prepare_folder, slug, write_png};
+use crate::output::{print, print_json};
+use crate::preview::{self, When};
+use crate::progress::Reporter;
+use crate::{bundle_path, compute};
+use serde::Serialize;
+use smalti_pipeline::BundleFolder;
+use smalti_pipeline::text_to_image::{Made, MadePicture, Request, SamplingOptions, TextToImage};
+use std::path::PathBuf;
+
+/// Make pictures of a prompt
+#[derive(Clone, Debug, clap::Args)]
+pub struct Flags {
+    /// What to draw, such as "a red fox, noto style"
+    prompt: String,
+    /// The bundle that draws [default: bundles/pictograms of the repository]
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Pictures to draw
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    count: usize,
+    /// Pictures to keep, the best by the bundle's ranking [default: all, in the order drawn]
+    #[arg(long, value_name = "M")]
+    keep: Option<usize>,
+    /// Picture I of a seed is always the same, whatever the count
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Folder for the PNGs and the contact sheet
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// Print one JSON object: file, seed, score and image tokens of each picture
+    #[arg(long)]
+    json: bool,
+    /// Show the pictures in the terminal, on stderr
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    preview: When,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    #[command(flatten)]
+    compute: compute::Flags,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingFlags {
+    /// How much the prompt counts: 1 as trained, more exaggerates it, 0 ignores it
+    #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]
+    guidance_scale: f32,
+    /// Less is safer, more is wilder
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Choose among the K likeliest image tokens only
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Choose among the likeliest image tokens that together have probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Take the likeliest image token each time
+    #[arg(long)]
+    greedy: bool,
+    /// Pictures drawn side by side; changes time and memory, never a picture
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    batch_size: usize,
+}
+
+#[derive(Debug)]
+pub struct Job {
+    bundle: PathBuf,
+    request: Request,
+    out: PathBuf,
+    json: bool,
+    preview: When,
+    compute: compute::Compute,
+}
+
+pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
+    let SamplingFlags { guidance_scale, temperature, top_k, top_p, greedy, batch_size } = flags.sampling;
+    let options = SamplingOptions { greedy, temperature, top_k, top_p };
+    let request = Request { prompt: flags.prompt, count: flags.count, keep: flags.keep, seed: flags.seed, guidance_scale, options, batch_size };
+    request.validate()?;
+    let compute = flags.compute.resolve()?;
+    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, out: flags.out, json: flags.json, preview: flags.preview, compute })
+}
+
+pub fn run(job: Job) -> anyhow::Result<()> {
+    let bundle = BundleFolder::open(&job.bundle)?;
+    prepare_folder(&job.out)?;
+    let made = job.compute.run(|| {
+        let text_to_image = TextToImage::load(&bundle, &job.compute.device)?;
+        let mut reporter = Reporter::new();
+        text_to_image.generate(&job.request, &mut |progress| reporter.pipeline(progress))
+    })?;
+    if let Some(truncation) = made.truncated {
+        let (found, kept) = (truncation.token_count, truncation.kept_count);
+        eprintln!("warning: prompt: expected at most {kept} text tokens, found {found}; only the start was read");
+    }
+    let bundle_id = bundle.manifest().id();
+    let result = write(&job, &made, bundle_id)?;
+    if job.json { print_json(&result) } else { print(&result.text()) }
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output {
+    prompt: String,
+    bundle: String,
+    seed: u64,
+    settings: Settings,
+    pictures: Vec<PictureOutput>,
+    contact_sheet: String,
+    /// Text tokens that were read, where the prompt had more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated_to: Option<usize>,
+}
+
+/// What besides prompt, seed, number and bundle decides a picture.
+#[derive(Clone, Serialize)]
+struct Settings {
+    guidance_scale: f32,
+    temperature: f32,
+    top_k: Option<usize>,
+    top_p: f32,
+    greedy: bool,
+}
+
+#[derive(Serialize)]
+struct PictureOutput {
+    file: String,
+    seed: u64,
+    index: usize,
+    score: Option<f32>,
+    image_tokens: Vec<u32>,
+}
+
+impl Output {
+    fn text(&self) -> String {
+        let score = |score: Option<f32>| score.map(|score| format!("  score {score:.4}")).unwrap_or_default();
+        let mut lines: Vec<String> = self.pictures.iter().map(|picture| format!("{}{}", picture.file, score(picture.score))).collect();
+        lines.push(format!("{}  contact sheet", self.contact_sheet));
+        lines.join("\n")
+    }
+}
+
+fn write(job: &Job, made: &Made, bundle_id: String) -> anyhow::Result<Output> {
+    let Request { prompt, seed, guidance_scale, options, .. } = &job.request;
+    let SamplingOptions { greedy, temperature, top_k, top_p } = *options;
+    let settings = Settings { guidance_scale: *guidance_scale, temperature, top_k, top_p, greedy };
+    let texts = vec![
+        ("prompt", prompt.clone()),
+        ("seed", seed.to_string()),
+        ("settings", serde_json::to_string(&settings)?),
+        ("bundle", bundle_id.clone()),
+        ("Software", concat!("smalti ", env!("CARGO_PKG_VERSION")).to_string()),
+    ];
+    let stem = format!("{}-{seed}", slug(prompt));
+    let mut outputs = Vec::new();
+    for MadePicture { picture, index, score, image_tokens } in &made.pictures {
+        let file = job.out.join(format!("{stem}-{index}.png"));
+        let mut texts = texts.clone();
+        texts.insert(2, ("picture", index.to_string()));
+        texts.extend(score.map(|score| ("score", score.to_string())));
+        write_png(picture, &file, &texts)?;
+        outputs.push(PictureOutput { file: file.display().to_string(), seed: *seed, index: *index, score: *score, image_tokens: image_tokens.clone() });
+    }
+    let pictures: Vec<_> = made.pictures.iter().map(|made| made.picture.clone()).collect();
+    let sheet = contact_sheet(&pictures)?;
+    let contact_sheet = job.out.join(format!("{stem}-sheet.png"));
+    write_png(&sheet, &contact_sheet, &texts)?;
+    preview::show(&sheet, job.preview);
+    Ok(Output {
+        prompt: prompt.clone(),
+        bundle: bundle_id,
+        seed: *seed,
+        settings,
+        pictures: outputs,
+        contact_sheet: contact_sheet.display().to_string(),
+        truncated_to: made.truncated.map(|truncation| truncation.kept_count),
+    })
+}

@@ -1,0 +1,283 @@
+//! `smalti inspect PATH`: what a bundle, run, weights file, checkpoint, recipe or picture is made of.
+
+use crate::output::{grouped, print, print_json, size};
+use anyhow::{Context, bail};
+use serde::Serialize;
+use smalti_data::pictograms;
+use smalti_data::picture::read_png_text;
+use smalti_nn::weights::{TensorEntry, foreign, safetensors};
+use smalti_pipeline::{BundleFolder, Provenance, manifest};
+use smalti_train::{Job as TrainJob, RecipeFile};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Show what a bundle, run, weights file, checkpoint, recipe or picture is made of
+#[derive(Clone, Debug, clap::Args)]
+pub struct Flags {
+    /// A bundle, the folder of a run, a .safetensors, .ckpt, .pt, .pth or .bin file, a recipe, or a PNG
+    path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug)]
+pub struct Job {
+    path: PathBuf,
+    kind: Kind,
+    json: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Bundle,
+    Run,
+    Recipe,
+    Picture,
+    Weights,
+}
+
+pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
+    let path = flags.path;
+    let start = || path.display().to_string();
+    let information = fs::metadata(&path).with_context(start)?;
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let kind = if information.is_dir() {
+        match () {
+            () if path.join(manifest::FILE_NAME).is_file() => Kind::Bundle,
+            () if path.join("recipe.toml").is_file() => Kind::Run,
+            () => bail!("{}: expected a bundle (with {}) or a run (with recipe.toml), found another folder", path.display(), manifest::FILE_NAME),
+        }
+    } else {
+        match extension.as_str() {
+            "toml" if path.ends_with(manifest::FILE_NAME) => {
+                return resolve(Flags { path: path.parent().map_or_else(PathBuf::new, as_folder), json: flags.json });
+            }
+            "toml" => Kind::Recipe,
+            "png" => Kind::Picture,
+            _ => Kind::Weights,
+        }
+    };
+    Ok(Job { path, kind, json: flags.json })
+}
+
+fn as_folder(parent: &Path) -> PathBuf {
+    if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_path_buf() }
+}
+
+pub fn run(job: Job) -> anyhow::Result<()> {
+    let path = job.path.as_path();
+    match job.kind {
+        Kind::Bundle => show(job.json, &bundle(path)?),
+        Kind::Run => show(job.json, &run_folder(path)?),
+        Kind::Recipe => show(job.json, &recipe(path)?),
+        Kind::Picture => show(job.json, &picture(path)?),
+        Kind::Weights => show(job.json, &weights(path)?),
+    }
+}
+
+trait Described: Serialize {
+    fn text(&self) -> String;
+}
+
+fn show(json: bool, description: &impl Described) -> anyhow::Result<()> {
+    if json { print_json(description) } else { print(description.text().trim_end()) }
+}
+
+#[derive(Serialize)]
+struct BundleDescription {
+    bundle: String,
+    id: String,
+    parts: Vec<PartDescription>,
+    size: u64,
+}
+
+#[derive(Serialize)]
+struct PartDescription {
+    part: &'static str,
+    network: &'static str,
+    parameter_count: usize,
+    storage: &'static str,
+    file: String,
+    size: u64,
+    provenance: Provenance,
+}
+
+fn bundle(path: &Path) -> anyhow::Result<BundleDescription> {
+    let bundle = BundleFolder::open(path)?;
+    bundle.verify()?;
+    let manifest = bundle.manifest();
+    let mut parts = Vec::new();
+    for part in manifest.parts() {
+        let Some((weights, network, provenance)) = manifest.summary(part) else { continue };
+        parts.push(PartDescription {
+            part: part.key(),
+            network,
+            parameter_count: weights.parameter_count,
+            storage: weights.storage.name(),
+            file: weights.file.clone(),
+            size: file_size(&path.join(&weights.file))?,
+            provenance: provenance.clone(),
+        });
+    }
+    Ok(BundleDescription { bundle: manifest.name.clone(), id: manifest.id(), parts, size: folder_size(path)? })
+}
+
+impl Described for BundleDescription {
+    fn text(&self) -> String {
+        let mut lines = vec![format!("bundle {}  ({}, checksums hold)", self.id, size(self.size))];
+        for part in &self.parts {
+            let PartDescription { part: name, network, parameter_count, storage, file, size: bytes, provenance } = part;
+            lines.push(format!("\n{name}  {network}, {} parameters as {storage}, {file} {}", grouped(*parameter_count), size(*bytes)));
+            lines.extend(provenance.source.iter().map(|source| format!("  imported from {source}")));
+            lines.extend(provenance.data.iter().map(|data| format!("  trained on {data}")));
+            let seconds = provenance.seconds.map(|seconds| format!(", {seconds:.0} s")).unwrap_or_default();
+            lines.extend(provenance.steps.map(|steps| format!("  {} steps{seconds}", grouped(steps))));
+            lines.extend(provenance.results.iter().map(|(name, value)| format!("  {name}: {value:.4}")));
+        }
+        lines.join("\n")
+    }
+}
+
+#[derive(Serialize)]
+struct RunDescription {
+    run: String,
+    system: String,
+    checkpoints: Vec<String>,
+    log_line_count: usize,
+    /// The last line of the log.
+    last: Option<serde_json::Value>,
+    has_bundle: bool,
+}
+
+fn run_folder(path: &Path) -> anyhow::Result<RunDescription> {
+    let recipe = path.join("recipe.toml");
+    let file = RecipeFile::read(&recipe, &[], false)?;
+    let system = file.get("system").and_then(toml::Value::as_str).unwrap_or("unknown").to_string();
+    let mut checkpoints: Vec<String> = match fs::read_dir(path.join("checkpoints")) {
+        Ok(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| !name.ends_with(".tmp")).collect(),
+        Err(_) => Vec::new(),
+    };
+    checkpoints.sort();
+    let log = fs::read_to_string(path.join("log.jsonl")).unwrap_or_default();
+    let last = log.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    let has_bundle = path.join("bundle").join(manifest::FILE_NAME).is_file();
+    Ok(RunDescription { run: path.display().to_string(), system, checkpoints, log_line_count: log.lines().count(), last, has_bundle })
+}
+
+impl Described for RunDescription {
+    fn text(&self) -> String {
+        let none = || "none".to_string();
+        let checkpoints = if self.checkpoints.is_empty() { none() } else { self.checkpoints.join(", ") };
+        format!(
+            "run {}\nsystem       {}\ncheckpoints  {checkpoints}\nlog          {} lines, the last: {}\nbundle       {}",
+            self.run,
+            self.system,
+            self.log_line_count,
+            self.last.as_ref().map_or_else(none, serde_json::Value::to_string),
+            if self.has_bundle { "bundle/" } else { "not yet" },
+        )
+    }
+}
+
+#[derive(Serialize)]
+struct RecipeDescription {
+    recipe: String,
+    system: String,
+    /// The recipe as it is understood.
+    resolved: String,
+}
+
+fn recipe(path: &Path) -> anyhow::Result<RecipeDescription> {
+    let file = RecipeFile::read(path, &[], false)?;
+    let (system, resolved) = if file.get("kind").is_some() {
+        pictograms::Config::from_file(path)?;
+        ("data".to_string(), file.resolved())
+    } else {
+        let job = TrainJob::resolve(&file, None)?;
+        (file.get("system").and_then(toml::Value::as_str).unwrap_or("unknown").to_string(), job.recipe)
+    };
+    Ok(RecipeDescription { recipe: path.display().to_string(), system, resolved })
+}
+
+impl Described for RecipeDescription {
+    fn text(&self) -> String {
+        format!("# {}: a valid recipe, system {}\n{}", self.recipe, self.system, self.resolved)
+    }
+}
+
+#[derive(Serialize)]
+struct PictureDescription {
+    picture: String,
+    width: usize,
+    height: usize,
+    texts: BTreeMap<String, String>,
+}
+
+fn picture(path: &Path) -> anyhow::Result<PictureDescription> {
+    let place = || path.display().to_string();
+    let bytes = fs::read(path).with_context(place)?;
+    let picture = smalti_data::Picture::decode(&bytes, &Default::default()).with_context(place)?;
+    let texts = read_png_text(&bytes).with_context(place)?.into_iter().collect();
+    Ok(PictureDescription { picture: place(), width: picture.width, height: picture.height, texts })
+}
+
+impl Described for PictureDescription {
+    fn text(&self) -> String {
+        let texts = self.texts.iter().map(|(key, text)| format!("\n{key}: {text}"));
+        format!("{}  {}x{} pixels", self.picture, self.width, self.height) + &texts.collect::<String>()
+    }
+}
+
+#[derive(Serialize)]
+struct WeightsDescription {
+    file: String,
+    format: &'static str,
+    size: u64,
+    parameter_count: usize,
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<TensorDescription>,
+}
+
+#[derive(Serialize)]
+struct TensorDescription {
+    name: String,
+    shape: Vec<usize>,
+    format: String,
+}
+
+fn weights(path: &Path) -> anyhow::Result<WeightsDescription> {
+    let is_safetensors = foreign::is_safetensors(path)?;
+    let metadata = if is_safetensors { safetensors::read_metadata(path)? } else { BTreeMap::new() };
+    let tensors = foreign::list(path)?.into_iter().map(|TensorEntry { name, shape, format }| TensorDescription { name, shape, format }).collect::<Vec<_>>();
+    let format = if is_safetensors { "safetensors" } else { "PyTorch checkpoint" };
+    let floats = tensors.iter().filter(|tensor| tensor.format.contains('f'));
+    // A hostile file may claim sizes whose product is beyond all numbers.
+    let parameter_count = floats.map(|tensor| tensor.shape.iter().fold(1usize, |count, &axis| count.saturating_mul(axis))).fold(0, usize::saturating_add);
+    Ok(WeightsDescription { file: path.display().to_string(), format, size: file_size(path)?, parameter_count, metadata, tensors })
+}
+
+impl Described for WeightsDescription {
+    fn text(&self) -> String {
+        let mut lines =
+            vec![format!("{}  {}, {}: {} tensors, {} parameters", self.file, self.format, size(self.size), self.tensors.len(), grouped(self.parameter_count))];
+        lines.extend(self.metadata.iter().map(|(key, text)| format!("{key}: {text}")));
+        let width = self.tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0).min(80);
+        lines.extend(self.tensors.iter().map(|tensor| format!("  {:width$}  {:5} {:?}", tensor.name, tensor.format, tensor.shape)));
+        lines.join("\n")
+    }
+}
+
+fn file_size(path: &Path) -> anyhow::Result<u64> {
+    Ok(fs::metadata(path).with_context(|| path.display().to_string())?.len())
+}
+
+fn folder_size(path: &Path) -> anyhow::Result<u64> {
+    let place = || path.display().to_string();
+    let mut total = 0;
+    for entry in fs::read_dir(path).with_context(place)? {
+        total += entry.with_context(place)?.metadata().with_context(place)?.len();
+    }
+    Ok(total)
+}

@@ -1,0 +1,32 @@
+//! The verbs, one file each: `Flags` as typed -> `resolve`, where everything is checked -> `Job` -> `run`.
+
+mod data;
+mod generate;
+mod import;
+mod inspect;
+mod reconstruct;
+mod rerank;
+mod train;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Generate(generate::Flags),
+    Train(train::Flags),
+    Reconstruct(reconstruct::Flags),
+    Rerank(rerank::Flags),
+    Import(import::Flags),
+    Inspect(inspect::Flags),
+    Data(data::Flags),
+}
+
+pub fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Generate(flags) => generate::run(generate::resolve(flags)?),
+        Command::Train(flags) => train::run(flags),
+        Command::Reconstruct(flags) => reconstruct::run(reconstruct::resolve(flags)?),
+        Command::Rerank(flags) => rerank::run(rerank::resolve(flags)?),
+        Command::Import(flags) => import::run(import::resolve(flags)?),
+        Command::Inspect(flags) => inspect::run(inspect::resolve(flags)?),
+        Command::Data(flags) => data::run(data::resolve(flags)?),
+    }
+}

@@ -1,0 +1,62 @@
+//! The PNGs that are written: their names, the texts inside them, and the folder they go to.
+
+use anyhow::Context;
+use smalti_data::Picture;
+use smalti_data::grid::{GridOptions, assemble};
+use smalti_nn::weights::write_atomically;
+use std::fs;
+use std::path::Path;
+
+/// Letters and digits of a prompt, in lower case, joined by hyphens: the start of a file name.
+pub fn slug(prompt: &str) -> String {
+    const LENGTH_LIMIT: usize = 40;
+    let mut slug = String::new();
+    for character in prompt.chars().flat_map(char::to_lowercase) {
+        if character.is_alphanumeric() {
+            slug.push(character);
+        } else if !slug.is_empty() && !slug.ends_with('-') {
+            slug.push('-');
+        }
+        if slug.chars().count() >= LENGTH_LIMIT {
+            break;
+        }
+    }
+    let slug = slug.trim_end_matches('-');
+    if slug.is_empty() { "picture".to_string() } else { slug.to_string() }
+}
+
+/// Makes the folder and makes sure that files can be written there, before hours of work are put into them.
+pub fn prepare_folder(folder: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("{}: cannot write there; hint: choose another folder with --out DIR", folder.display());
+    fs::create_dir_all(folder).with_context(cannot)?;
+    let probe = folder.join(format!(".smalti-{}.tmp", std::process::id()));
+    fs::write(&probe, b"x").with_context(cannot)?;
+    fs::remove_file(&probe).with_context(cannot)
+}
+
+/// Writes a PNG with texts, whole or not at all.
+pub fn write_png(picture: &Picture, path: &Path, texts: &[(&str, String)]) -> anyhow::Result<()> {
+    // A PNG's text ends at a zero character; nobody sees one in a prompt.
+    let texts: Vec<(String, String)> = texts.iter().map(|(key, text)| (key.to_string(), text.replace('\0', " "))).collect();
+    let bytes = picture.to_png(&texts).with_context(|| path.display().to_string())?;
+    write_atomically(path, |writer| writer.write_all(&bytes)).with_context(|| path.display().to_string())
+}
+
+/// All pictures on one sheet, as square as possible.
+pub fn contact_sheet(pictures: &[Picture]) -> anyhow::Result<Picture> {
+    assemble(pictures, &GridOptions::square(pictures.len())).context("contact sheet")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_become_names() {
+        assert_eq!(slug("A red fox, noto style!"), "a-red-fox-noto-style");
+        assert_eq!(slug("../../etc/passwd"), "etc-passwd");
+        assert_eq!(slug("... "), "picture");
+        assert_eq!(slug("Ein grüner Käfer"), "ein-grüner-käfer");
+        assert!(slug(&"word ".repeat(10_000)).chars().count() <= 40);
+    }
+}

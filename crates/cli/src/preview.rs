@@ -1,0 +1,61 @@
+//! Pictures as coloured blocks in a terminal: each character shows two pixels, one over the other (24-bit colours, U+2580).
+
+use indicatif::ProgressDrawTarget;
+use smalti_data::Picture;
+use smalti_data::resize::{Filter, resize};
+use std::fmt::Write;
+use std::io::IsTerminal;
+
+/// Wider than this a preview is not easier to see.
+const WIDTH_LIMIT: usize = 120;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// When stderr is a terminal
+    Auto,
+    Always,
+    Never,
+}
+
+/// Shows a picture on stderr, so that stdout keeps the results alone.
+pub fn show(picture: &Picture, when: When) {
+    let terminal = std::io::stderr().is_terminal();
+    if when == When::Always || (when == When::Auto && terminal) {
+        let columns = if terminal { ProgressDrawTarget::stderr().width().map_or(80, usize::from) } else { 80 };
+        eprint!("{}", blocks(picture, columns.min(WIDTH_LIMIT)));
+    }
+}
+
+/// Lines of at most `columns` characters.
+fn blocks(picture: &Picture, columns: usize) -> String {
+    let width = picture.width.min(columns.max(1));
+    let height = (picture.height * width).div_ceil(picture.width).max(1);
+    let small = if width == picture.width { picture.clone() } else { resize(picture, width, height, Filter::Area) };
+    let mut text = String::new();
+    for y in (0..small.height).step_by(2) {
+        for x in 0..small.width {
+            let [red, green, blue] = small.pixel(x, y);
+            let _ = write!(text, "\x1b[38;2;{red};{green};{blue}m");
+            if y + 1 < small.height {
+                let [red, green, blue] = small.pixel(x, y + 1);
+                let _ = write!(text, "\x1b[48;2;{red};{green};{blue}m");
+            }
+            text.push('\u{2580}');
+        }
+        text += "\x1b[0m\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_pixels_a_character() {
+        let picture = Picture::new(1, 3, vec![1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        assert_eq!(blocks(&picture, 80), "\x1b[38;2;1;2;3m\x1b[48;2;4;5;6m\u{2580}\x1b[0m\n\x1b[38;2;7;8;9m\u{2580}\x1b[0m\n");
+        let wide = blocks(&Picture::filled(300, 200, [9; 3]), 60);
+        assert_eq!((wide.lines().count(), wide.lines().next().unwrap().matches('\u{2580}').count()), (20, 60));
+    }
+}

@@ -1,0 +1,83 @@
+//! The files below a folder, in a fixed order.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Problem, ProblemKind};
+use crate::{DataError, picture};
+
+/// One file below the root.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub path: PathBuf,
+    /// Relative to the root, parts joined by `/`.
+    pub relative: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Found {
+    /// The ending in lower case, without its dot; empty when there is none.
+    pub fn extension(&self) -> String {
+        self.path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default()
+    }
+
+    pub fn is_picture(&self) -> bool {
+        picture::EXTENSIONS.contains(&self.extension().as_str())
+    }
+
+    /// The relative path without its ending.
+    pub fn key(&self) -> String {
+        let ending = self.path.extension().map_or(0, |extension| extension.to_string_lossy().len() + 1);
+        self.relative[..self.relative.len() - ending].to_owned()
+    }
+}
+
+/// Pictures in formats that are not read: named, so that nobody trains on half a folder unawares.
+pub(super) fn unsupported(files: &[Found]) -> impl Iterator<Item = Problem> {
+    let is_unsupported = |file: &&Found| picture::UNSUPPORTED_EXTENSIONS.contains(&file.extension().as_str());
+    files.iter().filter(is_unsupported).map(|file| Problem { place: file.relative.clone(), kind: unsupported_format() })
+}
+
+pub(super) fn unsupported_format() -> ProblemKind {
+    ProblemKind::Unreadable("expected a PNG, JPEG, WebP or SVG picture; hint: convert it".into())
+}
+
+/// Every file below `root` whose name does not start with a dot, sorted by relative path. Links are followed, each folder once.
+pub(super) fn files(root: &Path) -> Result<Vec<Found>, DataError> {
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    visit(root, "", &mut seen, &mut found)?;
+    found.sort_by(|one, other| one.relative.cmp(&other.relative));
+    Ok(found)
+}
+
+fn visit(folder: &Path, prefix: &str, seen: &mut BTreeSet<PathBuf>, found: &mut Vec<Found>) -> Result<(), DataError> {
+    let real = fs::canonicalize(folder).map_err(|error| DataError::io(folder, error))?;
+    if !seen.insert(real) {
+        return Ok(());
+    }
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(folder).map_err(|error| DataError::io(folder, error))? {
+        entries.push(entry.map_err(|error| DataError::io(folder, error))?);
+    }
+    entries.sort_by_key(|entry| entry.file_name());
+    for entry in entries {
+        let path = entry.path();
+        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+            return Err(DataError::io(&path, "expected a file name in UTF-8"));
+        };
+        if name.starts_with('.') {
+            continue;
+        }
+        let metadata = fs::metadata(&path).map_err(|error| DataError::io(&path, error))?;
+        let relative = format!("{prefix}{name}");
+        if metadata.is_dir() {
+            visit(&path, &format!("{relative}/"), seen, found)?;
+        } else {
+            found.push(Found { path, relative, size: metadata.len() });
+        }
+    }
+    Ok(())
+}

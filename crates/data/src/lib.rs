@@ -1,0 +1,23 @@
+//! Pictures and captions: everything between a folder on disk and a batch of numbers, and back to a PNG.
+//!
+//! In reading order:
+//! [`picture`] one picture in memory, [`grid`] several on a sheet, [`transform`] to the training size, [`dataset`] a folder or
+//! shards of captioned pictures, [`loader`] batches of them in an order that a resumed run repeats exactly, [`text_tokenizer`]
+//! captions to text tokens, [`pictograms`] the data set that this repository builds for itself.
+//!
+//! Invariants: nothing is silently dropped (a bad picture or caption is named, counted, and over the stated limit an error); nothing is
+//! read into memory whole that grows with the data set, but its index; files are written under a temporary name and renamed.
+
+pub mod atomic_write;
+pub mod dataset;
+pub mod error;
+pub mod grid;
+pub mod loader;
+pub mod pictograms;
+pub mod picture;
+pub mod resize;
+pub mod text_tokenizer;
+pub mod transform;
+
+pub use error::{DataError, PictureError};
+pub use picture::Picture;

@@ -1,0 +1,357 @@
+//! Group normalisation (Wu and He 2018), channels last, with SiLU behind it if asked for.
+//!
+//! y = activation((x - mean) * deviation^-1 * scale + bias), statistics over the pixels and the channels of a group.
+//! Pixels are cut into runs fixed by the picture's size; sums over runs are added in order, so a picture's result knows neither threads nor batch.
+
+use crate::instruction_set::{InstructionSet, Kernel};
+use crate::memory::Shared;
+use crate::threads::each;
+use crate::vector::{Vector, load, sigmoid, store};
+
+/// Pixels of a run times channels: about what the second-level cache holds beside the output.
+const RUN_SIZE: usize = 64 * 1024;
+
+/// x [batch, pixels, channels] in `group_count` groups of channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNorm {
+    pub batch: usize,
+    pub pixels: usize,
+    pub channels: usize,
+    pub group_count: usize,
+    pub epsilon: f32,
+    /// Whether SiLU follows.
+    pub silu: bool,
+}
+
+impl GroupNorm {
+    fn check(&self, name: &str, lengths: [usize; 4]) {
+        let Self { batch, pixels, channels, group_count, .. } = *self;
+        assert!(group_count > 0 && channels.is_multiple_of(group_count), "{name} {self:?}: the channels do not fall into groups");
+        let expected = [batch * pixels * channels, channels, channels, batch * group_count];
+        assert!(lengths == expected, "{name} {self:?}: expected lengths of [x and y, scale, bias, statistics] {expected:?}, found {lengths:?}");
+    }
+
+    fn run_length(&self) -> usize {
+        (RUN_SIZE / self.channels.max(1)).max(1)
+    }
+
+    fn run_count(&self) -> usize {
+        self.pixels.div_ceil(self.run_length())
+    }
+
+    /// Where run `index` of all pictures' runs lies in x, and its picture.
+    fn run(&self, index: usize) -> (usize, std::ops::Range<usize>) {
+        let (picture, run) = (index / self.run_count(), index % self.run_count());
+        let (start, end) = (run * self.run_length(), ((run + 1) * self.run_length()).min(self.pixels));
+        (picture, (picture * self.pixels + start) * self.channels..(picture * self.pixels + end) * self.channels)
+    }
+}
+
+/// Writes y, and for the backward pass mean and 1 / deviation [batch, group_count].
+pub fn forward(x: &[f32], scale: &[f32], bias: &[f32], shape: GroupNorm, y: &mut [f32], mean: &mut [f32], inverse_deviation: &mut [f32]) {
+    shape.check("group_norm", [x.len(), scale.len(), bias.len(), mean.len()]);
+    assert!(y.len() == x.len() && inverse_deviation.len() == mean.len(), "group_norm {shape:?}: y {} and x {} differ", y.len(), x.len());
+    let GroupNorm { batch, pixels, channels, group_count, epsilon, silu } = shape;
+    if x.is_empty() {
+        mean.fill(0.0);
+        inverse_deviation.fill(0.0);
+        return;
+    }
+    let set = InstructionSet::current();
+    let size = channels / group_count;
+    // Sums are taken of x - shift, the shift being the mean of the picture's first pixel: without it the square of a large mean would swallow the variance.
+    let mut shift = vec![0.0; batch * channels];
+    for picture in 0..batch {
+        for group in 0..group_count {
+            let first = picture * pixels * channels + group * size;
+            let value = x[first..first + size].iter().sum::<f32>() / size as f32;
+            shift[picture * channels + group * size..][..size].fill(value);
+        }
+    }
+    let run_total = batch * shape.run_count();
+    let mut sums = vec![0.0; run_total * 2 * channels];
+    let out = Shared::new(&mut sums);
+    each(run_total, |index| {
+        let (picture, range) = shape.run(index);
+        // SAFETY: each run has sums of its own.
+        let sums = unsafe { out.slice(index * 2 * channels, 2 * channels) };
+        set.run(Moments { x: &x[range], shift: &shift[picture * channels..][..channels], sums });
+    });
+    // Per picture and channel: y = activation(x * factor + term).
+    let mut factor = vec![0.0; batch * channels];
+    let mut term = vec![0.0; batch * channels];
+    for picture in 0..batch {
+        for group in 0..group_count {
+            let (mut sum, mut squares) = (0.0f64, 0.0f64);
+            for run in 0..shape.run_count() {
+                let sums = &sums[(picture * shape.run_count() + run) * 2 * channels..][..2 * channels];
+                for c in group * size..(group + 1) * size {
+                    sum += f64::from(sums[c]);
+                    squares += f64::from(sums[channels + c]);
+                }
+            }
+            let count = (pixels * size) as f64;
+            let offset = sum / count;
+            let variance = (squares / count - offset * offset).max(0.0);
+            let inverse = 1.0 / (variance + f64::from(epsilon)).sqrt();
+            let centre = f64::from(shift[picture * channels + group * size]) + offset;
+            mean[picture * group_count + group] = centre as f32;
+            inverse_deviation[picture * group_count + group] = inverse as f32;
+            for c in group * size..(group + 1) * size {
+                factor[picture * channels + c] = (inverse * f64::from(scale[c])) as f32;
+                term[picture * channels + c] = (f64::from(bias[c]) - centre * inverse * f64::from(scale[c])) as f32;
+            }
+        }
+    }
+    let out = Shared::new(y);
+    each(run_total, |index| {
+        let (picture, range) = shape.run(index);
+        // SAFETY: each run writes its own pixels.
+        let y = unsafe { out.slice(range.start, range.len()) };
+        let (factor, term) = (&factor[picture * channels..][..channels], &term[picture * channels..][..channels]);
+        set.run(Apply { x: &x[range], factor, term, silu, y });
+    });
+}
+
+/// Writes dx, dscale and dbias [channels] from dy and the statistics that `forward` wrote.
+pub fn backward(
+    x: &[f32],
+    scale: &[f32],
+    bias: &[f32],
+    mean: &[f32],
+    inverse_deviation: &[f32],
+    dy: &[f32],
+    shape: GroupNorm,
+    dx: &mut [f32],
+    dscale: &mut [f32],
+    dbias: &mut [f32],
+) {
+    shape.check("group_norm's gradient", [x.len(), scale.len(), bias.len(), mean.len()]);
+    shape.check("group_norm's gradient", [dy.len(), dscale.len(), dbias.len(), inverse_deviation.len()]);
+    assert!(dx.len() == x.len(), "group_norm's gradient {shape:?}: expected dx of {}, found {}", x.len(), dx.len());
+    let GroupNorm { batch, pixels, channels, group_count, silu, .. } = shape;
+    dscale.fill(0.0);
+    dbias.fill(0.0);
+    if x.is_empty() {
+        return;
+    }
+    let set = InstructionSet::current();
+    let size = channels / group_count;
+    // The normalised value is x * inverse + offset, per picture and channel.
+    let spread = |values: &dyn Fn(usize) -> f32| -> Vec<f32> {
+        (0..batch * channels).map(|i| values(i / channels * group_count + i % channels / size)).collect()
+    };
+    let inverse = spread(&|group| inverse_deviation[group]);
+    let offset = spread(&|group| -mean[group] * inverse_deviation[group]);
+    let run_total = batch * shape.run_count();
+    let mut sums = vec![0.0; run_total * 2 * channels];
+    let (sums_out, dx_out) = (Shared::new(&mut sums), Shared::new(dx));
+    each(run_total, |index| {
+        let (picture, range) = shape.run(index);
+        // SAFETY: each run has sums of its own.
+        let sums = unsafe { sums_out.slice(index * 2 * channels, 2 * channels) };
+        // SAFETY: each run writes its own pixels.
+        let dx = unsafe { dx_out.slice(range.start, range.len()) };
+        let (inverse, offset) = (&inverse[picture * channels..][..channels], &offset[picture * channels..][..channels]);
+        set.run(BackwardSums { x: &x[range.clone()], dy: &dy[range], scale, bias, inverse, offset, silu, dx, sums });
+    });
+    // dx = inverse * (g - mean(g) - normalised * mean(g * normalised)) with g = scale * d; as d * own + x * slope + term.
+    let mut own = vec![0.0; batch * channels];
+    let mut slope = vec![0.0; batch * channels];
+    let mut term = vec![0.0; batch * channels];
+    let mut totals = vec![0.0f64; 2 * channels];
+    let mut whole = vec![0.0f64; 2 * channels];
+    for picture in 0..batch {
+        totals.fill(0.0);
+        for run in 0..shape.run_count() {
+            let sums = &sums[(picture * shape.run_count() + run) * 2 * channels..][..2 * channels];
+            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
+        }
+        whole.iter_mut().zip(&totals).for_each(|(whole, total)| *whole += total);
+        for group in 0..group_count {
+            let members = group * size..(group + 1) * size;
+            let count = (pixels * size) as f64;
+            let along = members.clone().map(|c| f64::from(scale[c]) * totals[c]).sum::<f64>() / count;
+            let level = members.clone().map(|c| f64::from(scale[c]) * totals[channels + c]).sum::<f64>() / count;
+            for c in members {
+                let i = picture * channels + c;
+                let (inverse, offset) = (f64::from(inverse[i]), f64::from(offset[i]));
+                own[i] = (inverse * f64::from(scale[c])) as f32;
+                slope[i] = (-inverse * inverse * along) as f32;
+                term[i] = (-inverse * (level + offset * along)) as f32;
+            }
+        }
+    }
+    for c in 0..channels {
+        dscale[c] = whole[c] as f32;
+        dbias[c] = whole[channels + c] as f32;
+    }
+    each(run_total, |index| {
+        let (picture, range) = shape.run(index);
+        // SAFETY: each run writes its own pixels.
+        let dx = unsafe { dx_out.slice(range.start, range.len()) };
+        let of = |values: &'_ [f32]| -> *const f32 { values[picture * channels..].as_ptr() };
+        set.run(BackwardApply { x: &x[range], channels, own: of(&own), slope: of(&slope), term: of(&term), dx });
+    });
+}
+
+/// Calls `body(start, count)` for vectors over the channels; `count` is below LANES only at the end.
+macro_rules! over_channels {
+    ($vector:ty, $channels:expr, |$start:ident, $count:ident| $body:block) => {
+        let mut $start = 0;
+        while $start < $channels {
+            let $count = <$vector>::LANES.min($channels - $start);
+            $body
+            $start += <$vector>::LANES;
+        }
+    };
+}
+
+/// sums[c] = sum of x - shift, sums[channels + c] = sum of (x - shift)^2, over the pixels of a run.
+struct Moments<'a> {
+    x: &'a [f32],
+    shift: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Moments<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let channels = self.shift.len();
+        let pixels = self.x.len() / channels;
+        over_channels!(V, channels, |start, count| {
+            // SAFETY: `count` channels from `start` on exist in every pixel, in the shift and in both sums.
+            unsafe {
+                let shift = load::<V>(self.shift.as_ptr().add(start), count);
+                // Two chains, even and odd pixels, hide the latency of the additions.
+                let (mut sum, mut squares) = ([V::zero(); 2], [V::zero(); 2]);
+                let at = |pixel: usize| self.x.as_ptr().add(pixel * channels + start);
+                let mut pixel = 0;
+                while pixel + 2 <= pixels {
+                    for chain in 0..2 {
+                        let centred = load::<V>(at(pixel + chain), count).sub(shift);
+                        sum[chain] = sum[chain].add(centred);
+                        squares[chain] = centred.mul_add(centred, squares[chain]);
+                    }
+                    pixel += 2;
+                }
+                if pixel < pixels {
+                    let centred = load::<V>(at(pixel), count).sub(shift);
+                    sum[0] = sum[0].add(centred);
+                    squares[0] = centred.mul_add(centred, squares[0]);
+                }
+                store(sum[0].add(sum[1]), self.sums.as_mut_ptr().add(start), count);
+                store(squares[0].add(squares[1]), self.sums.as_mut_ptr().add(channels + start), count);
+            }
+        });
+    }
+}
+
+/// y = activation(x * factor + term)
+struct Apply<'a> {
+    x: &'a [f32],
+    factor: &'a [f32],
+    term: &'a [f32],
+    silu: bool,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let channels = self.factor.len();
+        for (x, y) in self.x.chunks_exact(channels).zip(self.y.chunks_exact_mut(channels)) {
+            over_channels!(V, channels, |start, count| {
+                // SAFETY: `count` channels from `start` on exist in all four.
+                unsafe {
+                    let factor = load::<V>(self.factor.as_ptr().add(start), count);
+                    let value = load::<V>(x.as_ptr().add(start), count).mul_add(factor, load(self.term.as_ptr().add(start), count));
+                    let value = if self.silu { value.mul(sigmoid(value)) } else { value };
+                    store(value, y.as_mut_ptr().add(start), count);
+                }
+            });
+        }
+    }
+}
+
+/// dx = d = dy through the activation; sums[c] = sum of d * normalised, sums[channels + c] = sum of d, over the pixels of a run.
+struct BackwardSums<'a> {
+    x: &'a [f32],
+    dy: &'a [f32],
+    scale: &'a [f32],
+    bias: &'a [f32],
+    inverse: &'a [f32],
+    offset: &'a [f32],
+    silu: bool,
+    dx: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for BackwardSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let channels = self.scale.len();
+        let pixels = self.x.len() / channels;
+        let one = V::splat(1.0);
+        over_channels!(V, channels, |start, count| {
+            // SAFETY: `count` channels from `start` on exist in every pixel, parameter and sum.
+            unsafe {
+                let inverse = load::<V>(self.inverse.as_ptr().add(start), count);
+                let offset = load::<V>(self.offset.as_ptr().add(start), count);
+                let scale = load::<V>(self.scale.as_ptr().add(start), count);
+                let bias = load::<V>(self.bias.as_ptr().add(start), count);
+                let (mut along, mut level) = (V::zero(), V::zero());
+                for pixel in 0..pixels {
+                    let at = pixel * channels + start;
+                    let normalised = load::<V>(self.x.as_ptr().add(at), count).mul_add(inverse, offset);
+                    let mut d = load::<V>(self.dy.as_ptr().add(at), count);
+                    if self.silu {
+                        let value = normalised.mul_add(scale, bias);
+                        let s = sigmoid(value);
+                        // silu'(v) = s (1 + v (1 - s))
+                        d = d.mul(s.mul(value.mul_add(one.sub(s), one)));
+                    }
+                    along = d.mul_add(normalised, along);
+                    level = level.add(d);
+                    store(d, self.dx.as_mut_ptr().add(at), count);
+                }
+                store(along, self.sums.as_mut_ptr().add(start), count);
+                store(level, self.sums.as_mut_ptr().add(channels + start), count);
+            }
+        });
+    }
+}
+
+/// dx = dx * own + x * slope + term
+struct BackwardApply<'a> {
+    x: &'a [f32],
+    channels: usize,
+    own: *const f32,
+    slope: *const f32,
+    term: *const f32,
+    dx: &'a mut [f32],
+}
+
+impl Kernel for BackwardApply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        for (x, dx) in self.x.chunks_exact(self.channels).zip(self.dx.chunks_exact_mut(self.channels)) {
+            over_channels!(V, self.channels, |start, count| {
+                // SAFETY: `count` channels from `start` on exist in all five.
+                unsafe {
+                    let to = dx.as_mut_ptr().add(start);
+                    let rest = load::<V>(x.as_ptr().add(start), count).mul_add(load(self.slope.add(start), count), load(self.term.add(start), count));
+                    store(load::<V>(to, count).mul_add(load(self.own.add(start), count), rest), to, count);
+                }
+            });
+        }
+    }
+}

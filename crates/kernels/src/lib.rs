@@ -1,0 +1,25 @@
+//! CPU kernels on slices: thread pool, instruction sets chosen at run time, all the unsafe code.
+//!
+//! Layouts: feature maps [batch, height, width, channels], convolution weights [kernel, kernel, input, output], matrices row-major.
+//! A slice of the wrong length is a wrong program and panics with what was expected and found.
+//!
+//! Determinism: every output element is a sum in an order that depends on the reduced length alone (products), or on the shape alone
+//! (sums over a batch, cut into parts fixed by the shape). Thread count, batch size and place in the batch change no bit.
+//!
+//! Reading order:
+pub mod instruction_set; // which body runs: portable, AVX2, AVX-512
+pub mod memory; //          scratch kept between calls, outputs that are not zeroed first
+pub mod threads; //         how many threads, and fixed cuts of the work
+mod vector; //              one vector type per instruction set; exp and friends
+
+pub mod attention; //       softmax(query key^T) value, a block of rows at a time
+pub mod convolution; //     forward, input gradient, weight and bias gradient
+pub mod cross_entropy; //   over large vocabularies
+pub mod elementwise; //     activation functions, AdamW, moving averages
+pub mod group_norm; //      group normalisation with SiLU
+pub mod layer_norm; //      normalisation of rows
+pub mod nearest; //         nearest row of a table
+pub mod product; //         matrix products on packed panels
+pub mod upsample; //        nearest-neighbour, by two
+
+pub use instruction_set::InstructionSet;

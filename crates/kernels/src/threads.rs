@@ -1,0 +1,44 @@
+//! How many threads work, and how work is cut.
+//!
+//! The count is the process's own limit (`available_parallelism`, which knows affinity and cgroup quotas) unless `install` says less.
+
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Runs `body` inside a pool of `count` threads (0: as many as this process may use, never more). Kernels inside take their threads from it;
+/// entering once around a whole step also saves the hand-over that each parallel region would pay from outside.
+pub fn install<R: Send>(count: usize, body: impl FnOnce() -> R + Send) -> R {
+    let limit = limit();
+    let count = if count == 0 { limit } else { count.min(limit) };
+    if rayon::current_thread_index().is_some() && rayon::current_num_threads() == count {
+        return body();
+    }
+    match rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("kernel-{index}")).build() {
+        Ok(pool) => pool.install(body),
+        Err(_) => body(), // no new threads to be had: the caller's own still does the work
+    }
+}
+
+/// Threads that this process may use at the same time.
+pub fn limit() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get())
+}
+
+/// Threads that a kernel called here would use.
+pub fn count() -> usize {
+    rayon::current_num_threads()
+}
+
+/// Calls `task(0..count)`, each once, in any order and on any thread.
+pub(crate) fn each(count: usize, task: impl Fn(usize) + Sync + Send) {
+    if count <= 1 || rayon::current_num_threads() == 1 {
+        (0..count).for_each(task);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// Part `index` of `length` elements cut into `count` parts whose sizes differ by one at most.
+pub(crate) fn part(length: usize, count: usize, index: usize) -> Range<usize> {
+    length * index / count..length * (index + 1) / count
+}

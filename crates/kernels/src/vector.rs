@@ -1,0 +1,411 @@
+//! One vector of floats per instruction set, and the functions that every kernel shares.
+
+/// A register of `LANES` floats. All methods are compiled into their caller, which must run under the instruction set of the type.
+pub(crate) trait Vector: Copy {
+    const LANES: usize;
+    /// Rows of the product kernel's tile: as many as the registers hold beside two vectors of columns.
+    const TILE_ROWS: usize;
+
+    fn splat(value: f32) -> Self;
+    /// # Safety
+    /// `LANES` floats can be read at `from`.
+    unsafe fn load(from: *const f32) -> Self;
+    /// # Safety
+    /// `LANES` floats can be written at `to`.
+    unsafe fn store(self, to: *mut f32);
+    /// The first `count` lanes from memory, the others zero.
+    /// # Safety
+    /// `count` floats can be read at `from`; `count` is at most `LANES`.
+    unsafe fn load_part(from: *const f32, count: usize) -> Self;
+    /// # Safety
+    /// `count` floats can be written at `to`; `count` is at most `LANES`.
+    unsafe fn store_part(self, to: *mut f32, count: usize);
+
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
+    /// self * factor + addend, rounded once where the processor can.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// The larger one; `other` if either is NaN.
+    fn max(self, other: Self) -> Self;
+    /// The smaller one; `other` if either is NaN.
+    fn min(self, other: Self) -> Self;
+    fn sqrt(self) -> Self;
+    /// The nearest integer.
+    fn round(self) -> Self;
+    /// 2^self for integral values in -126..=127.
+    fn power_of_two(self) -> Self;
+    /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
+    fn zero_where_below(self, test: Self, limit: Self) -> Self;
+
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(0.0)
+    }
+
+    /// Sum of all lanes, pairwise in a fixed order.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the array holds the widest vector.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut width = Self::LANES;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
+
+    /// Largest lane.
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the array holds the widest vector.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        let mut largest = lanes[0];
+        for &lane in &lanes[1..Self::LANES] {
+            // NaN stays: a comparison with it is false both ways.
+            if lane > largest || lane.is_nan() {
+                largest = lane;
+            }
+        }
+        largest
+    }
+}
+
+/// e^x, within 2 units in the last place; 0 below -87.3, finite (about 2.4e38) above 88.3; NaN stays NaN.
+/// Cephes' reduction x = n ln 2 + r and polynomial for e^r on [-ln 2 / 2, ln 2 / 2].
+#[inline(always)]
+pub(crate) fn exp<V: Vector>(x: V) -> V {
+    let lowest = V::splat(-87.3);
+    let clamped = V::splat(88.3).min(lowest.max(x));
+    let n = clamped.mul(V::splat(std::f32::consts::LOG2_E)).round();
+    let r = n.mul_add(V::splat(-0.693_359_4), clamped); // ln 2 in two parts, the first exact in few bits
+    let r = n.mul_add(V::splat(2.121_944_4e-4), r);
+    let mut p = V::splat(1.987_569_1e-4);
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_6e-1, 0.5] {
+        p = p.mul_add(r, V::splat(coefficient));
+    }
+    let e = p.mul_add(r.mul(r), r).add(V::splat(1.0));
+    e.mul(n.power_of_two()).zero_where_below(x, lowest)
+}
+
+/// 1 / (1 + e^-x)
+#[inline(always)]
+pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
+    let one = V::splat(1.0);
+    one.div(one.add(exp(V::zero().sub(x))))
+}
+
+/// A vector from memory: whole, or the `left` floats before the end and zeros.
+/// # Safety
+/// `left` floats can be read at `from`.
+#[inline(always)]
+pub(crate) unsafe fn load<V: Vector>(from: *const f32, left: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { if left >= V::LANES { V::load(from) } else { V::load_part(from, left) } }
+}
+
+/// A vector to memory: whole, or as much of it as lies before the end.
+/// # Safety
+/// `left` floats can be written at `to`.
+#[inline(always)]
+pub(crate) unsafe fn store<V: Vector>(value: V, to: *mut f32, left: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { if left >= V::LANES { value.store(to) } else { value.store_part(to, left) } }
+}
+
+/// Eight lanes in plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable([f32; 8]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| operation(self.0[i], other.0[i])))
+    }
+}
+
+impl Vector for Portable {
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 4;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Self([value; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise; arrays of floats need no more than a float's alignment.
+        Self(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0; 8];
+        // SAFETY: the caller's promise; `count` is at most 8.
+        unsafe { std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count) };
+        Self(lanes)
+    }
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's promise; `count` is at most 8.
+        unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr(), to, count) }
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // Without the instruction `f32::mul_add` is a slow library call.
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            Self(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], addend.0[i])))
+        } else {
+            Self(std::array::from_fn(|i| self.0[i] * factor.0[i] + addend.0[i]))
+        }
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        Self(self.0.map(f32::sqrt))
+    }
+    #[inline(always)]
+    fn round(self) -> Self {
+        // Adding and taking away 1.5 * 2^23 leaves the nearest integer, for what fits into 22 bits.
+        const SHIFT: f32 = 12_582_912.0;
+        Self(self.0.map(|x| (x + SHIFT) - SHIFT))
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Self(self.0.map(|x| f32::from_bits(((x as i32).wrapping_add(127) << 23) as u32)))
+    }
+    #[inline(always)]
+    fn zero_where_below(self, test: Self, limit: Self) -> Self {
+        Self(std::array::from_fn(|i| if test.0[i] < limit.0[i] { 0.0 } else { self.0[i] }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    // SAFETY of this module: the types are used only inside `instruction_set::run_*`, which run where the processor has the instructions.
+    use super::Vector;
+    use std::arch::x86_64::*;
+
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(__m256);
+
+    /// Lanes 8 - count.. are a mask of `count` leading lanes.
+    static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    #[inline(always)]
+    unsafe fn mask(count: usize) -> __m256i {
+        // SAFETY: count is at most 8, so eight integers follow.
+        unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - count).cast()) }
+    }
+
+    impl Vector for Avx2 {
+        const LANES: usize = 8;
+        const TILE_ROWS: usize = 6;
+
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_set1_ps(value) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller's promise.
+            Self(unsafe { _mm256_loadu_ps(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, count: usize) -> Self {
+            // SAFETY: masked lanes are not read.
+            Self(unsafe { _mm256_maskload_ps(from, mask(count)) })
+        }
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, count: usize) {
+            // SAFETY: masked lanes are not written.
+            unsafe { _mm256_maskstore_ps(to, mask(count), self.0) }
+        }
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_div_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn mul_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, addend.0) })
+        }
+        #[inline(always)]
+        fn max(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_max_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn min(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_min_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_sqrt_ps(self.0) })
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0) })
+        }
+        #[inline(always)]
+        fn power_of_two(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127)))) })
+        }
+        #[inline(always)]
+        fn zero_where_below(self, test: Self, limit: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(test.0, limit.0), self.0) })
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+
+    impl Vector for Avx512 {
+        const LANES: usize = 16;
+        const TILE_ROWS: usize = 12;
+
+        #[inline(always)]
+        fn splat(value: f32) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_set1_ps(value) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller's promise.
+            Self(unsafe { _mm512_loadu_ps(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn load_part(from: *const f32, count: usize) -> Self {
+            // SAFETY: masked lanes are not read.
+            Self(unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as u16, from) })
+        }
+        #[inline(always)]
+        unsafe fn store_part(self, to: *mut f32, count: usize) {
+            // SAFETY: masked lanes are not written.
+            unsafe { _mm512_mask_storeu_ps(to, ((1u32 << count) - 1) as u16, self.0) }
+        }
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn mul(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn div(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_div_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn mul_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, addend.0) })
+        }
+        #[inline(always)]
+        fn max(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_max_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn min(self, other: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_min_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        fn sqrt(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_sqrt_ps(self.0) })
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_roundscale_ps::<0>(self.0) })
+        }
+        #[inline(always)]
+        fn power_of_two(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127)))) })
+        }
+        #[inline(always)]
+        fn zero_where_below(self, test: Self, limit: Self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(test.0, limit.0), self.0) })
+        }
+    }
+}

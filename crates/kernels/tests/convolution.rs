@@ -1,0 +1,126 @@
+//! Convolution and its gradients against sums in f64.
+
+mod support;
+
+use proptest::prelude::*;
+use smalti_kernels::convolution::{Convolution, forward, input_gradient, weight_gradient};
+use smalti_kernels::threads;
+use support::{Unaligned, check_close, check_same, on_each_set, poisoned, values};
+
+/// Calls `visit(x index, weight index, y index)` for every product in the convolution's definition.
+fn products(shape: Convolution, mut visit: impl FnMut(usize, usize, usize)) {
+    let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
+    let (output_height, output_width) = (shape.output_height(), shape.output_width());
+    for b in 0..batch {
+        for i in 0..output_height {
+            for j in 0..output_width {
+                for u in 0..kernel_size {
+                    for v in 0..kernel_size {
+                        let (row, column) = ((i * stride + u) as isize - before as isize, (j * stride + v) as isize - before as isize);
+                        if row < 0 || column < 0 || row >= height as isize || column >= width as isize {
+                            continue;
+                        }
+                        let pixel = (b * height + row as usize) * width + column as usize;
+                        for c in 0..input_channels {
+                            for o in 0..output_channels {
+                                let weight = ((u * kernel_size + v) * input_channels + c) * output_channels + o;
+                                let y = ((b * output_height + i) * output_width + j) * output_channels + o;
+                                visit(pixel * input_channels + c, weight, y);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check(shape: Convolution, seed: u64) {
+    let Convolution { batch, height, width, input_channels, output_channels, kernel_size, .. } = shape;
+    let outputs = batch * shape.output_height() * shape.output_width();
+    let x = Unaligned::new(&values(batch * height * width * input_channels, seed));
+    let weight = Unaligned::new(&values(kernel_size * kernel_size * input_channels * output_channels, seed + 1));
+    let dy = Unaligned::new(&values(outputs * output_channels, seed + 2));
+    let (x, weight, dy, bias) = (x.as_slice(), weight.as_slice(), dy.as_slice(), values(output_channels, seed + 3));
+    let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i % output_channels])).collect();
+    let (mut dx, mut dweight, mut dbias) = (vec![0.0f64; x.len()], vec![0.0f64; weight.len()], vec![0.0f64; output_channels]);
+    products(shape, |i, j, k| {
+        y[k] += f64::from(x[i]) * f64::from(weight[j]);
+        dx[i] += f64::from(weight[j]) * f64::from(dy[k]);
+        dweight[j] += f64::from(x[i]) * f64::from(dy[k]);
+    });
+    dy.iter().enumerate().for_each(|(i, value)| dbias[i % output_channels] += f64::from(*value));
+    on_each_set(|set| {
+        let name = |what: &str| format!("{} {what} {shape:?}", set.name());
+        let mut found = Unaligned::new(&poisoned(y.len()));
+        forward(x, weight, Some(&bias), shape, found.as_mut_slice());
+        check_close(&name("y"), found.as_slice(), &y, 1e-5);
+        let mut found = poisoned(x.len());
+        input_gradient(weight, dy, shape, &mut found);
+        check_close(&name("dx"), &found, &dx, 1e-5);
+        let (mut found, mut found_bias) = (poisoned(weight.len()), poisoned(output_channels));
+        weight_gradient(x, dy, shape, &mut found, Some(&mut found_bias));
+        check_close(&name("dweight"), &found, &dweight, 1e-5);
+        check_close(&name("dbias"), &found_bias, &dbias, 1e-5);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn random_shapes(
+        (batch, height, width) in (0usize..4, 1usize..12, 1usize..12),
+        (input_channels, output_channels) in (1usize..40, 1usize..40),
+        (kernel_size, stride, before, after) in (1usize..5, 1usize..4, 0usize..3, 0usize..3),
+        seed in 0u64..1000,
+    ) {
+        let shape = Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after };
+        prop_assume!(height.min(width) + before + after >= kernel_size);
+        check(shape, seed);
+    }
+}
+
+#[test]
+fn the_shapes_networks_use() {
+    let shape = Convolution { batch: 2, height: 16, width: 16, input_channels: 32, output_channels: 32, kernel_size: 3, stride: 1, before: 1, after: 1 };
+    for (kernel_size, stride, before, after) in [(3, 1, 1, 1), (3, 2, 0, 1), (3, 2, 1, 1), (4, 2, 1, 1), (4, 1, 1, 1), (1, 1, 0, 0), (1, 2, 0, 0)] {
+        check(Convolution { kernel_size, stride, before, after, ..shape }, 3);
+    }
+    check(Convolution { input_channels: 300, output_channels: 20, height: 3, width: 4, ..shape }, 4);
+    check(Convolution { input_channels: 3, ..shape }, 5);
+    check(Convolution { output_channels: 3, ..shape }, 6);
+    check(Convolution { batch: 1, height: 1, width: 1, input_channels: 1, output_channels: 1, ..shape }, 7);
+}
+
+#[test]
+fn threads_and_batch_change_no_bit() {
+    let shape = Convolution { batch: 5, height: 20, width: 20, input_channels: 40, output_channels: 48, kernel_size: 3, stride: 1, before: 1, after: 1 };
+    let (x, weight, dy, bias) = (values(5 * 400 * 40, 1), values(9 * 40 * 48, 2), values(5 * 400 * 48, 3), values(48, 4));
+    on_each_set(|set| {
+        let run = |thread_count: usize| {
+            threads::install(thread_count, || {
+                let mut all = [poisoned(dy.len()), poisoned(x.len()), poisoned(weight.len()), poisoned(48)];
+                let [y, dx, dweight, dbias] = &mut all;
+                forward(&x, &weight, Some(&bias), shape, y);
+                input_gradient(&weight, &dy, shape, dx);
+                weight_gradient(&x, &dy, shape, dweight, Some(dbias));
+                all
+            })
+        };
+        let (one, all) = (run(1), run(0));
+        one.iter().zip(&all).for_each(|(one, all)| check_same(set.name(), one, all));
+        let (alone, place) = (Convolution { batch: 1, ..shape }, 3);
+        let (mut y, mut dx) = (poisoned(400 * 48), poisoned(400 * 40));
+        forward(&x[place * 400 * 40..][..400 * 40], &weight, Some(&bias), alone, &mut y);
+        input_gradient(&weight, &dy[place * 400 * 48..][..400 * 48], alone, &mut dx);
+        check_same(set.name(), &y, &one[0][place * 400 * 48..][..400 * 48]);
+        check_same(set.name(), &dx, &one[1][place * 400 * 40..][..400 * 40]);
+    });
+}
+
+#[test]
+#[should_panic(expected = "expected lengths of [x, weight, y] [27, 9, 3], found [Some(26), Some(9), Some(3)]")]
+fn misuse_names_both() {
+    let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
+    forward(&[0.0; 26], &[0.0; 9], None, shape, &mut [0.0; 3]);
+}

@@ -1,0 +1,3 @@
+//! Text tokens to image tokens.
+
+pub mod dalle_bart; // an encoder-decoder transformer over image tokens: DALL-E mini's, and stock BART

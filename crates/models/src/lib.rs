@@ -1,0 +1,15 @@
+//! Every network with its config, its own loss, foreign names, tests and goldens.
+//!
+//! A model is one folder: `mod.rs` (the network), `config.rs`, `loss.rs`, `import.rs` (others' checkpoints), `tests.rs`, `goldens/`. The roles, as a picture
+//! is made and learned: an image tokenizer turns pixels into image tokens and back, a generator makes image tokens from text, a contrastive model says how
+//! well picture and caption fit; perceptual distance and discriminator teach the image tokenizer what matters to the eye.
+
+pub mod contrastive; //     how well a picture fits a caption: CLIP
+pub mod discriminator; //   is this patch of a picture real: PatchGAN
+pub mod generator; //       text tokens -> image tokens: DALL-E BART
+pub mod image_tokenizer; // pixels <-> latents <-> image tokens: VQGAN
+pub mod inception; //       what is in a picture, as numbers for the Frechet distance: Inception v3
+pub mod perceptual; //      how far two pictures are apart to the eye: LPIPS over VGG16
+
+mod config_error; // what is wrong with a config, by key
+pub use config_error::ConfigError;

@@ -1,0 +1,17 @@
+//! From a prompt to pictures: bundles of trained networks, text-to-image, re-ranking, reconstruction. Nothing here can train.
+//!
+//! Reading order:
+pub mod manifest; //       bundle.toml: what a bundle says about itself, typed
+pub mod bundle; //         a folder with a manifest and weights, saved and loaded
+pub mod text_to_image; //  prompt -> image tokens -> pictures, best first
+pub mod rerank; //         how well pictures fit a prompt
+pub mod reconstruct; //    pictures -> image tokens -> pictures
+pub mod import; //         others' checkpoints -> parts of a bundle
+pub mod progress; //       how far the work is
+mod model_card; //         MODEL_CARD.md for bundles that bring none
+mod error; //              what can go wrong, by name
+
+pub use bundle::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
+pub use error::PipelineError;
+pub use manifest::{Manifest, Part, Provenance};
+pub use progress::Progress;

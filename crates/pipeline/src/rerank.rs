@@ -1,0 +1,63 @@
+//! How well pictures fit a prompt, by a contrastive network: cosine of the two embeddings, in [-1, 1].
+
+use crate::progress::{Progress, Stage};
+use crate::{ContrastivePart, Part, PipelineError};
+use burn::tensor::{Int, Tensor, TensorData};
+use smalti_data::Picture;
+use smalti_data::resize::{Filter, resize};
+
+/// Pictures that go through the network at once. The scores do not depend on it.
+const BATCH_SIZE: usize = 16;
+
+/// One score for each picture, of any size. A prompt that is too long for the network is judged by its start.
+pub fn scores(contrastive: &ContrastivePart, prompt: &str, pictures: &[Picture], progress: &mut dyn FnMut(Progress)) -> Result<Vec<f32>, PipelineError> {
+    let text = text_embedding(contrastive, prompt)?;
+    let (network, size) = (&contrastive.model, contrastive.model.config().image.image_size);
+    let device = network.logit_scale().device();
+    let mut scores = Vec::with_capacity(pictures.len());
+    for batch in pictures.chunks(BATCH_SIZE) {
+        // Squashed to the square with the filter of the authors' own preprocessing (bicubic); pictures made here are square anyway.
+        let pixels: Vec<f32> = batch.iter().flat_map(|picture| resize(picture, size, size, Filter::Bicubic).to_f32()).collect();
+        let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [batch.len(), size, size, 3]), &device);
+        let embeddings: Vec<f32> = network.encode_image(pixels).into_data().iter::<f32>().collect();
+        for embedding in embeddings.chunks_exact(text.len()) {
+            scores.push(finite("score", embedding.iter().zip(&text).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32)?);
+        }
+        progress(Progress { stage: Stage::Scores, done: scores.len(), total: pictures.len() });
+    }
+    Ok(scores)
+}
+
+/// Indices of the scores from the best to the worst; of equals the first stays first.
+pub fn order(scores: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&left, &right| scores[right].total_cmp(&scores[left]));
+    order
+}
+
+pub(crate) fn finite(what: &'static str, value: f32) -> Result<f32, PipelineError> {
+    if value.is_finite() { Ok(value) } else { Err(PipelineError::NotFinite { what, value }) }
+}
+
+fn text_embedding(contrastive: &ContrastivePart, prompt: &str) -> Result<Vec<f32>, PipelineError> {
+    if prompt.trim().is_empty() {
+        return Err(PipelineError::EmptyPrompt);
+    }
+    let part = Part::Contrastive;
+    let config = &contrastive.model.config().text;
+    let text_tokenizer = contrastive.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(part))?;
+    let encoded = text_tokenizer.encode(prompt, config.context_length).map_err(|source| PipelineError::TextTokenizer { part, source })?;
+    let device = contrastive.model.logit_scale().device();
+    let tokens: Vec<i64> = encoded.tokens.iter().map(|&token| i64::from(token)).collect();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, config.context_length]), &device);
+    Ok(contrastive.model.encode_text(tokens, &[encoded.end]).into_data().iter::<f32>().collect())
+}
+
+pub(crate) fn no_text_tokenizer(part: Part) -> PipelineError {
+    PipelineError::Disagreement {
+        part,
+        key: "text_tokenizer",
+        expected: "the text tokenizer the network was trained with".into(),
+        found: "none; hint: import again with --text-tokenizer FILE".into(),
+    }
+}

@@ -1,0 +1,150 @@
+//! Text-to-image with a tiny untrained bundle: the same bytes whatever the count, batch and threads; ranking; wrong requests.
+
+mod tiny_bundle;
+
+use smalti_data::Picture;
+use smalti_generation::autoregressive::Options;
+use smalti_pipeline::progress::{Progress, Stage};
+use smalti_pipeline::text_to_image::{Made, Request, TextToImage, Truncation};
+use smalti_pipeline::{Bundle, PipelineError, reconstruct, rerank};
+use tiny_bundle::tiny_bundle;
+
+fn text_to_image() -> TextToImage {
+    let Bundle { image_tokenizer, generator, contrastive, .. } = tiny_bundle();
+    TextToImage::new(image_tokenizer.unwrap(), generator.unwrap(), contrastive).unwrap()
+}
+
+fn request(count: usize, batch_size: usize) -> Request {
+    Request { count, batch_size, seed: 7, guidance_scale: 3.0, ..Request::new("a red heart") }
+}
+
+fn generate(request: &Request) -> Made {
+    text_to_image().generate(request, &mut |_| {}).unwrap()
+}
+
+#[test]
+fn pictures_do_not_depend_on_count_batch_or_threads() {
+    let eight = generate(&request(8, 8));
+    assert_eq!(eight.pictures.len(), 8);
+    assert!(eight.pictures.iter().enumerate().all(|(index, made)| made.index == index && made.image_tokens.len() == 16 && made.score.is_some()));
+    assert!(eight.pictures.windows(2).any(|pair| pair[0].image_tokens != pair[1].image_tokens), "pictures of one seed differ");
+    for (count, batch_size) in [(1, 8), (8, 1), (8, 3), (5, 2)] {
+        let made = generate(&request(count, batch_size));
+        assert_eq!(made.pictures, eight.pictures[..count], "count {count}, batch size {batch_size}");
+    }
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| generate(&request(8, 8))), eight, "{threads} threads");
+    }
+    let other = generate(&Request { seed: 8, ..request(2, 2) });
+    assert!(other.pictures[0].image_tokens != eight.pictures[0].image_tokens);
+}
+
+#[test]
+fn guidance_off_is_the_network_itself_and_greedy_needs_no_seed() {
+    let plain = generate(&Request { guidance_scale: 1.0, ..request(2, 2) });
+    assert!(plain.pictures[0].image_tokens != generate(&Request { guidance_scale: 30.0, ..request(2, 2) }).pictures[0].image_tokens);
+    let greedy = Request { options: Options { greedy: true, ..Options::default() }, ..request(2, 2) };
+    let made = generate(&greedy);
+    assert_eq!(made.pictures[0].image_tokens, made.pictures[1].image_tokens);
+    assert_eq!(made.pictures[0].image_tokens, generate(&Request { seed: 99, ..greedy }).pictures[0].image_tokens);
+}
+
+#[test]
+fn keep_takes_the_best() {
+    let all = generate(&request(6, 6));
+    let kept = generate(&Request { keep: Some(3), ..request(6, 6) });
+    let mut scores: Vec<f32> = all.pictures.iter().map(|made| made.score.unwrap()).collect();
+    scores.sort_by(|left, right| right.total_cmp(left));
+    assert_eq!(kept.pictures.iter().map(|made| made.score.unwrap()).collect::<Vec<_>>(), scores[..3]);
+    assert!(kept.pictures.iter().all(|made| all.pictures[made.index] == *made));
+    assert_eq!(rerank::order(&[0.5, 0.9, 0.5, -1.0]), [1, 0, 2, 3]);
+}
+
+#[test]
+fn scores_are_those_of_rerank() {
+    let made = generate(&request(5, 5));
+    let pictures: Vec<Picture> = made.pictures.iter().map(|made| made.picture.clone()).collect();
+    let contrastive = tiny_bundle().contrastive.unwrap();
+    let one_by_one: Vec<f32> =
+        pictures.iter().map(|picture| rerank::scores(&contrastive, "a red heart", std::slice::from_ref(picture), &mut |_| {}).unwrap()[0]).collect();
+    assert_eq!(one_by_one, made.pictures.iter().map(|made| made.score.unwrap()).collect::<Vec<_>>());
+    assert!(one_by_one.iter().all(|score| score.abs() <= 1.0 + 1e-6));
+    let other = Picture::filled(40, 17, [200, 10, 90]);
+    assert_eq!(rerank::scores(&contrastive, "a fish", &[other], &mut |_| {}).unwrap().len(), 1, "any size");
+    assert_eq!(rerank::scores(&contrastive, "a fish", &[], &mut |_| {}).unwrap(), Vec::<f32>::new());
+}
+
+#[test]
+fn decoding_the_tokens_gives_the_picture() {
+    let made = generate(&request(2, 2)).pictures.remove(1);
+    let image_tokenizer = tiny_bundle().image_tokenizer.unwrap();
+    let again = reconstruct::decode(&image_tokenizer, &[&made.image_tokens], [4, 4]).unwrap().remove(0);
+    assert_eq!(again, made.picture);
+    assert!(reconstruct::decode(&image_tokenizer, &[&[32; 16]], [4, 4]).is_err(), "there is no code 32");
+
+    let pictures = [Picture::filled(16, 16, [10, 200, 30]), Picture::filled(24, 8, [250, 0, 30])];
+    let reconstructions = reconstruct::reconstruct(&image_tokenizer, &pictures, &mut |_| {}).unwrap();
+    assert_eq!(
+        reconstructions.iter().map(|made| (made.picture.width, made.picture.height, made.image_tokens.len())).collect::<Vec<_>>(),
+        [(16, 16, 16), (24, 8, 12)]
+    );
+    let error = reconstruct::reconstruct(&image_tokenizer, &[Picture::filled(16, 15, [0; 3])], &mut |_| {}).unwrap_err();
+    assert_eq!(error.to_string(), "picture: expected sides that are multiples of 4, found 16x15");
+}
+
+#[test]
+fn progress_only_goes_forward_and_ends_whole() {
+    let mut reports: Vec<Progress> = Vec::new();
+    text_to_image().generate(&request(5, 2), &mut |report| reports.push(report)).unwrap();
+    for stage in [Stage::ImageTokens, Stage::Pictures, Stage::Scores] {
+        let of_stage: Vec<&Progress> = reports.iter().filter(|report| report.stage == stage).collect();
+        assert!(of_stage.windows(2).all(|pair| pair[0].done < pair[1].done && pair[0].total == pair[1].total));
+        assert!(of_stage.last().is_some_and(|last| last.done == last.total), "{stage:?}");
+    }
+}
+
+#[test]
+fn long_prompts_are_cut_with_a_word() {
+    let long = "a red heart ".repeat(10_000 / 3);
+    let made = generate(&Request { prompt: long, ..request(1, 1) });
+    let Truncation { token_count, kept_count } = made.truncated.unwrap();
+    assert!(token_count >= 9_999 && kept_count == 10, "{token_count} {kept_count}");
+    assert_eq!(generate(&request(1, 1)).truncated, None);
+}
+
+#[test]
+fn wrong_requests_are_named() {
+    let check = |request: Request, expected: &str| {
+        let error = text_to_image().generate(&request, &mut |_| {}).unwrap_err();
+        assert!(error.is_wrong_request() && error.to_string().contains(expected), "{error}");
+    };
+    check(Request::new(""), "prompt: expected some words, found none; hint: ");
+    check(Request::new(" \n"), "prompt: expected some words");
+    check(Request { count: 0, ..request(1, 1) }, "count: expected 1 to 10000, found 0");
+    check(Request { count: usize::MAX, ..request(1, 1) }, "count: expected 1 to 10000");
+    check(Request { keep: Some(5), ..request(4, 1) }, "keep: expected 1 to count, which is 4, found 5; hint: raise --count");
+    check(Request { keep: Some(0), ..request(4, 1) }, "keep: expected 1 to");
+    check(Request { guidance_scale: f32::NAN, ..request(1, 1) }, "guidance_scale: expected a number from -1000 to 1000, found NaN");
+    check(Request { batch_size: 0, ..request(1, 1) }, "batch_size: expected 1 to 1024, found 0");
+    check(Request { options: Options { temperature: 0.0, ..Options::default() }, ..request(1, 1) }, "temperature: expected a number above 0");
+    check(Request { options: Options { top_p: 1.5, ..Options::default() }, ..request(1, 1) }, "top_p: ");
+
+    let Bundle { image_tokenizer, generator, .. } = tiny_bundle();
+    let without_ranking = TextToImage::new(image_tokenizer.unwrap(), generator.unwrap(), None).unwrap();
+    assert_eq!(without_ranking.generate(&request(1, 1), &mut |_| {}).unwrap().pictures[0].score, None);
+    let error = without_ranking.generate(&Request { keep: Some(1), ..request(2, 1) }, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("keep: expected a bundle with a `contrastive` part"), "{error}");
+}
+
+#[test]
+fn weights_that_overflow_are_an_error_not_a_picture() {
+    let Bundle { mut image_tokenizer, generator, contrastive, .. } = tiny_bundle();
+    let tokenizer = image_tokenizer.as_mut().unwrap();
+    let mut weights = smalti_nn::weights::collect(&tokenizer.model);
+    weights.get_mut("decoder.conv_out.bias").unwrap().values.fill(f32::NAN);
+    tokenizer.model = smalti_nn::weights::apply(tokenizer.model.clone(), weights, &tokenizer.device()).unwrap();
+    let text_to_image = TextToImage::new(image_tokenizer.unwrap(), generator.unwrap(), contrastive).unwrap();
+    let error = text_to_image.generate(&request(1, 1), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, PipelineError::NotFinite { .. }), "{error}");
+}

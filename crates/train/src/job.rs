@@ -1,0 +1,80 @@
+//! A recipe file checked and ready to run: the one place where text becomes a job.
+
+use crate::TrainError;
+use crate::recipe::Recipe;
+use crate::recipe_file::{RecipeError, RecipeFile};
+use crate::recipes::clip::{ClipRecipe, ClipTraining};
+use crate::recipes::dalle_bart::{DalleBartRecipe, DalleBartTraining};
+use crate::recipes::vqgan::{VqganRecipe, VqganTraining};
+use crate::run_folder::RunFolder;
+use crate::train_loop::{LoopSettings, Outcome, train};
+use burn::tensor::Device;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// What will be trained, and where it is kept.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub system: System,
+    pub run: PathBuf,
+    /// The recipe with every override, as TOML.
+    pub recipe: String,
+}
+
+/// The systems that can be trained, each with its checked recipe.
+#[derive(Clone, Debug)]
+pub enum System {
+    Vqgan(Box<VqganRecipe>),
+    Clip(Box<ClipRecipe>),
+    DalleBart(Box<DalleBartRecipe>),
+}
+
+const SYSTEMS: [&str; 3] = ["vqgan", "clip", "dalle_bart"];
+
+impl Job {
+    /// Checks a recipe; `run` is the run folder when it shall not be `runs/<name>`.
+    pub fn resolve(file: &RecipeFile, run: Option<PathBuf>) -> Result<Self, RecipeError> {
+        let (system, name) = match file.get("system").and_then(|value| value.as_str()) {
+            Some("vqgan") => {
+                let recipe: VqganRecipe = file.typed()?;
+                recipe.validate(file)?;
+                let name = recipe.name.clone();
+                (System::Vqgan(Box::new(recipe)), name)
+            }
+            Some("clip") => {
+                let recipe: ClipRecipe = file.typed()?;
+                recipe.validate(file)?;
+                let name = recipe.name.clone();
+                (System::Clip(Box::new(recipe)), name)
+            }
+            Some("dalle_bart") => {
+                let recipe: DalleBartRecipe = file.typed()?;
+                recipe.validate(file)?;
+                let name = recipe.name.clone();
+                (System::DalleBart(Box::new(recipe)), name)
+            }
+            Some(other) => return Err(file.reject("system", format!("expected one of {}, found `{other}`", SYSTEMS.join(", ")))),
+            None => return Err(file.reject("system", format!("expected one of {}, found nothing", SYSTEMS.join(", ")))),
+        };
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+            return Err(file.reject("name", format!("expected the name of a folder, found `{name}`")));
+        }
+        Ok(Self { system, run: run.unwrap_or_else(|| Path::new("runs").join(name)), recipe: file.resolved() })
+    }
+
+    /// Trains to the end, or until `stop` is set. `resume` continues the run that is there.
+    pub fn run(&self, resume: bool, device: &Device, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let run = if resume { RunFolder::resume(&self.run, &self.recipe)? } else { RunFolder::create(&self.run)? };
+        // Entered once: every parallel region inside takes its threads from this pool without a hand-over.
+        smalti_kernels::threads::install(0, || match &self.system {
+            System::Vqgan(recipe) => self.start(VqganTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
+            System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
+            System::Clip(recipe) => self.start(ClipTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
+        })
+    }
+
+    fn start<R: Recipe>(&self, mut recipe: R, settings: &LoopSettings, run: &RunFolder, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        run.begin(&self.recipe)?;
+        train(&mut recipe, settings, run, stop)
+    }
+}

@@ -1,0 +1,5 @@
+//! What each system means by a batch, a step, a judgement and a bundle.
+
+pub mod clip;
+pub mod dalle_bart;
+pub mod vqgan;

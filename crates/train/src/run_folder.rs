@@ -1,0 +1,106 @@
+//! The folder of a run: `recipe.toml`, `log.jsonl`, `checkpoints/`, `samples/`, `report.html`, `bundle/`.
+
+use crate::TrainError;
+use smalti_nn::weights::write_atomically;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Recipe keys that change how a run is watched or how long it is, and nothing that was already computed. A resumed run may differ in them.
+const FREE_KEYS: [&str; 7] = [
+    "train.steps",
+    "train.log_interval",
+    "train.sample_interval",
+    "train.evaluate_interval",
+    "train.checkpoint_interval",
+    "train.keep_checkpoints",
+    "train.max_rollbacks",
+];
+
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// A new run: refuses a folder in which something is. Nothing is written before [`RunFolder::begin`].
+    pub fn create(path: &Path) -> Result<Self, TrainError> {
+        if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(TrainError::RunExists { path: path.to_path_buf() });
+        }
+        Ok(Self { path: path.to_path_buf() })
+    }
+
+    /// An existing run, which must have been started with the same recipe (but for keys that change nothing already computed).
+    pub fn resume(path: &Path, recipe: &str) -> Result<Self, TrainError> {
+        let run = Self { path: path.to_path_buf() };
+        let nothing = |found| TrainError::NothingToResume { path: path.to_path_buf(), found };
+        if !path.exists() {
+            return Err(nothing("no such folder"));
+        }
+        let file = path.join("recipe.toml");
+        let started = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(nothing("a folder without recipe.toml")),
+            Err(source) => return Err(TrainError::io(&file, source)),
+        };
+        let [old, new] = [&started, recipe].map(|text| toml::from_str::<toml::Table>(text).map(|table| flatten("", &table)).unwrap_or_default());
+        let keys = old.iter().chain(&new).map(|(key, _)| key);
+        let find =
+            |table: &[(String, String)], key: &String| table.iter().find(|(name, _)| name == key).map_or("nothing".to_string(), |(_, value)| value.clone());
+        let mut differing: Vec<String> = keys
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && find(&old, key) != find(&new, key))
+            .map(|key| format!("`{key}` was {}, is {}", find(&old, key), find(&new, key)))
+            .collect();
+        differing.dedup();
+        if let Some(difference) = differing.first() {
+            return Err(TrainError::OtherRecipe { path: path.to_path_buf(), difference: difference.clone() });
+        }
+        Ok(run)
+    }
+
+    /// Makes the folders and writes the recipe, once the recipe's data and networks were found to be in order.
+    pub fn begin(&self, recipe: &str) -> Result<(), TrainError> {
+        for folder in [self.checkpoints(), self.samples()] {
+            fs::create_dir_all(&folder).map_err(|source| TrainError::io(&folder, source))?;
+        }
+        let path = self.path.join("recipe.toml");
+        write_atomically(&path, |writer| writer.write_all(recipe.as_bytes())).map_err(|source| TrainError::io(&path, source))
+    }
+
+    /// The last part of the path.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.jsonl")
+    }
+
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
+    pub fn bundle(&self) -> PathBuf {
+        self.path.join("bundle")
+    }
+}
+
+/// Every value of a table by its full key, as text.
+fn flatten(prefix: &str, table: &toml::Table) -> Vec<(String, String)> {
+    let full = |key: &str| if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+    let mut values = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(table) => values.extend(flatten(&full(key), table)),
+            value => values.push((full(key), value.to_string())),
+        }
+    }
+    values
+}

@@ -1,0 +1,22 @@
+//! House rules as checks, and signposts: `cargo xtask tidy`, `cargo xtask where vqgan`.
+
+mod signpost;
+mod tidy;
+
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let root = repository_root()?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["tidy"] => tidy::run(&root),
+        ["where", model] => signpost::run(&root, model),
+        _ => bail!("expected `tidy` or `where MODEL`, found `{}`", arguments.join(" ")),
+    }
+}
+
+fn repository_root() -> Result<PathBuf> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map(Path::to_path_buf).context("xtask lies in the repository root")
+}
