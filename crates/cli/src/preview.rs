@@ -1,6 +1,5 @@
 //! Pictures as coloured blocks in a terminal: each character shows two pixels, one over the other (24-bit colours, U+2580).
 
-use indicatif::ProgressDrawTarget;
 use smalti_data::Picture;
 use smalti_data::resize::{Filter, resize};
 use std::fmt::Write;
@@ -21,7 +20,7 @@ pub enum When {
 pub fn show(picture: &Picture, when: When) {
     let terminal = std::io::stderr().is_terminal();
     if when == When::Always || (when == When::Auto && terminal) {
-        let columns = if terminal { ProgressDrawTarget::stderr().width().map_or(80, usize::from) } else { 80 };
+        let columns = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| usize::from(width.0));
         eprint!("{}", blocks(picture, columns.min(WIDTH_LIMIT)));
     }
 }

@@ -73,7 +73,8 @@ def clip_bpe():
     merges = learned_merges(60)
     path = HERE / "clip_merges.txt.gz"
     with open(path, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
-        file.write(("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n").encode())
+        # No newline at the end: open_clip would read an empty merge after it, which the published file is cut to avoid.
+        file.write(("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges)).encode())
     tokenizer = SimpleTokenizer(bpe_path=str(path), context_length=24)
     encoded = []
     for text in TEXTS + ["fox " * 40]:

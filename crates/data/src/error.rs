@@ -26,13 +26,15 @@ pub enum DataError {
     Io { path: PathBuf, reason: String },
     #[error("picture `{key}`: {reason}")]
     Picture { key: String, reason: PictureError },
+    #[error("picture `{key}`: expected a caption, found a blank one")]
+    BlankCaption { key: String },
     #[error("{}: expected a folder of pictures, a metadata.jsonl, or .tar shards, found {found}; hint: {hint}", path.display())]
     NoPictures { path: PathBuf, found: String, hint: &'static str },
     #[error("shard {}: {reason}", path.display())]
     Shard { path: PathBuf, reason: String },
     #[error("{}:{line}: {reason}", path.display())]
     Metadata { path: PathBuf, line: usize, reason: String },
-    #[error("{}: {count} problems found, limit is {limit}: {first}; hint: mend the data, or raise `problem_limit`", path.display())]
+    #[error("{}: {count} problems found, limit is {limit}; one is {first}; hint: mend the data, or raise `problem_limit`", path.display())]
     TooManyProblems { path: PathBuf, count: usize, limit: usize, first: String },
     #[error("{count} broken pictures, `broken_limit` is {limit}; the last is `{key}`: {reason}")]
     TooManyBroken { count: usize, limit: usize, key: String, reason: String },

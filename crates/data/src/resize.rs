@@ -70,6 +70,9 @@ pub fn resize(picture: &Picture, width: usize, height: usize, filter: Filter) ->
         }
     }
 
+    // Lanczos and bicubic overshoot at edges. Pillow, through which most published models saw their pictures, cuts that off here too.
+    narrowed.iter_mut().for_each(|value| *value = value.clamp(0.0, 255.0));
+
     let mut rgb = Vec::with_capacity(height * width * 3);
     let mut line = vec![0f32; width * 3];
     for tap in &rows {

@@ -37,10 +37,21 @@ fn run(repetitions: usize) {
         let sizes = Sizes { rows, depth, columns };
         time(&format!("product {rows}x{depth}x{columns}"), repetitions, 2 * rows * depth * columns, || multiply(&a, &b, false, None, sizes, &mut y));
     }
-    let cases = [(1, 128, 128, 128), (16, 32, 64, 64), (1, 32, 512, 512), (16, 64, 32, 32), (16, 64, 64, 64), (16, 64, 128, 128), (16, 64, 128, 3), (16, 64, 3, 64), (16, 8, 256, 256)];
+    let cases = [
+        (1, 128, 128, 128),
+        (16, 32, 64, 64),
+        (1, 32, 512, 512),
+        (16, 64, 32, 32),
+        (16, 64, 64, 64),
+        (16, 64, 128, 128),
+        (16, 64, 128, 3),
+        (16, 64, 3, 64),
+        (16, 8, 256, 256),
+    ];
     for (batch, size, input_channels, output_channels) in cases {
         let shape = Convolution { batch, height: size, width: size, input_channels, output_channels, kernel_size: 3, stride: 1, before: 1, after: 1 };
-        let (x, weight, dy) = (values(batch * size * size * input_channels), values(9 * input_channels * output_channels), values(batch * size * size * output_channels));
+        let (x, weight, dy) =
+            (values(batch * size * size * input_channels), values(9 * input_channels * output_channels), values(batch * size * size * output_channels));
         let (mut y, mut dx, mut dweight, mut dbias) = (dy.clone(), x.clone(), weight.clone(), vec![0.0; output_channels]);
         let operations = 2 * batch * size * size * 9 * input_channels * output_channels;
         let name = format!("convolution 3x3 [{batch},{size},{size},{input_channels}] -> {output_channels}");

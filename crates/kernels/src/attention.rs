@@ -10,8 +10,8 @@ use crate::threads::{count, each};
 use crate::vector::{Vector, exp, load, store};
 use std::ops::Range;
 
-/// Scores of a block: half of a second-level cache.
-const BLOCK_SIZE: usize = 64 * 1024;
+/// Scores of a block (512 KiB): enough rows that keys and values are not read too often, few enough for the caches.
+const BLOCK_SIZE: usize = 128 * 1024;
 
 /// query [batch, heads, queries, channels], key and value [batch, heads, keys, channels].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,7 +159,6 @@ pub fn backward(
         let block_len = shape.block().min(queries) * keys;
         let (mut scores_scratch, mut gradient_scratch) = (Scratch::new(block_len), Scratch::new(block_len));
         let mut totals = [vec![0.0; keys * channels], vec![0.0; keys * channels]];
-        let mut addend = vec![0.0; keys * channels];
         for start in (0..queries).step_by(shape.block()) {
             let rows = start..(start + shape.block()).min(queries);
             let scores = &mut scores_scratch.as_mut_slice()[..rows.len() * keys];
@@ -168,8 +167,12 @@ pub fn backward(
                 plane.fill(rows.start, block.clone(), pointers);
                 along(block, 0, keys, offsets);
             };
-            by_rows(set, &keys_packed, &[0], rows.len(), None, &Shared::new(scores), parallel, |block, pointers, offsets| rows_of(&query, block, pointers, offsets));
-            by_rows(set, &values_packed, &[0], rows.len(), None, &Shared::new(gradients), parallel, |block, pointers, offsets| rows_of(&dy, block, pointers, offsets));
+            by_rows(set, &keys_packed, &[0], rows.len(), None, &Shared::new(scores), parallel, |block, pointers, offsets| {
+                rows_of(&query, block, pointers, offsets)
+            });
+            by_rows(set, &values_packed, &[0], rows.len(), None, &Shared::new(gradients), parallel, |block, pointers, offsets| {
+                rows_of(&dy, block, pointers, offsets)
+            });
             for ((row, scores), gradients) in rows.clone().zip(scores.chunks_exact_mut(keys.max(1))).zip(gradients.chunks_exact_mut(keys.max(1))) {
                 let (y, dy) = (y.row(row, channels), dy.row(row, channels));
                 set.run(SoftmaxGradient { scores, gradients, y, dy, log_sum: log_sums[row], limit: shape.limit(row), visible, scale });
@@ -178,12 +181,11 @@ pub fn backward(
             let (scores, gradients) = (&*scores, &*gradients);
             for (total, (a, plane)) in totals.iter_mut().zip([(gradients, &query), (scores, &dy)]) {
                 let b = Rows { values: &plane.values[rows.start * plane.stride..], stride: plane.stride };
-                by_columns(set, 1, keys, rows.len(), b, channels, &mut addend, None, parallel, |block, pointers| {
+                by_columns(set, 1, keys, rows.len(), b, channels, total, None, true, parallel, |block, pointers| {
                     for (pointer, row) in pointers.iter_mut().zip(block) {
                         *pointer = a[row * keys..].as_ptr();
                     }
                 });
-                total.iter_mut().zip(&addend).for_each(|(total, addend)| *total += addend);
             }
             let first = b * query_strides.batch + h * query_strides.head + rows.start * query_strides.token;
             by_rows(set, &keys_plain, &[0], rows.len(), None, &outs[0], parallel, |block, pointers, offsets| {

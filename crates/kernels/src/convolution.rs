@@ -111,18 +111,24 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [
         let taps: Vec<usize> = (0..shape.taps()).filter(|tap| seen(phase_y, tap / kernel_size) && seen(phase_x, tap % kernel_size)).collect();
         let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
             let len = block.len();
-            for (i, row) in block.enumerate() {
-                let (b, y, x) = (row / (rows_y * rows_x), row / rows_x % rows_y * stride + phase_y, row % rows_x * stride + phase_x);
-                offsets[i] = ((b * height + y) * width + x) * input_channels;
+            for line in lines(block, rows_x) {
+                let (b, y) = (line.index / rows_y, line.index % rows_y * stride + phase_y);
+                let first = ((b * height + y) * width + line.first * stride + phase_x) * input_channels;
+                for (k, offset) in offsets[line.place.clone()].iter_mut().enumerate() {
+                    *offset = first + k * stride * input_channels;
+                }
                 for (t, tap) in taps.iter().enumerate() {
-                    // Wrapping below zero gives a number beyond any picture.
-                    let v = (y + before).wrapping_sub(tap / kernel_size);
-                    let h = (x + before).wrapping_sub(tap % kernel_size);
-                    let inside = v < output_height * stride && h < output_width * stride;
-                    pointers[t * len + i] = match inside {
-                        true => dy[((b * output_height + v / stride) * output_width + h / stride) * output_channels..].as_ptr(),
-                        false => zeros.as_ptr(),
-                    };
+                    let pointers = &mut pointers[t * len..][line.place.clone()];
+                    // Both distances are multiples of the stride: the tap was chosen so.
+                    let row = (y + before) as isize - (tap / kernel_size) as isize;
+                    let column = (line.first * stride + phase_x + before) as isize - (tap % kernel_size) as isize;
+                    if row < 0 || row as usize >= output_height * stride {
+                        pointers.fill(zeros.as_ptr());
+                        continue;
+                    }
+                    let pixels = (b * output_height + row as usize / stride) * output_width;
+                    let line = &dy[pixels * output_channels..][..output_width * output_channels];
+                    line_pointers(line, &zeros, output_channels, column.div_euclid(stride as isize), 1, pointers);
                 }
             }
         };
@@ -141,7 +147,7 @@ pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut 
     let zeros = vec![0.0; input_channels];
     let fill = |run: Range<usize>, pointers: &mut [*const f32]| input_pointers(x, &zeros, shape, run, pointers);
     let dy = Rows { values: dy, stride: output_channels };
-    by_columns(InstructionSet::current(), shape.taps(), input_channels, pixels, dy, output_channels, dweight, dbias, true, fill);
+    by_columns(InstructionSet::current(), shape.taps(), input_channels, pixels, dy, output_channels, dweight, dbias, false, true, fill);
 }
 
 /// For a run of output pixels, where each tap's input pixel lies (`zeros` beyond the border): pointers [taps][run].
@@ -149,19 +155,53 @@ fn input_pointers(x: &[f32], zeros: &[f32], shape: Convolution, run: Range<usize
     let Convolution { height, width, input_channels, kernel_size, stride, before, .. } = shape;
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let len = run.len();
-    for (i, pixel) in run.enumerate() {
-        let (b, top, left) = (pixel / (output_height * output_width), pixel / output_width % output_height * stride, pixel % output_width * stride);
-        for u in 0..kernel_size {
-            // Wrapping below zero gives a number beyond any picture.
-            let row = (top + u).wrapping_sub(before);
-            let start = (b * height + row.min(height)) * width;
-            for v in 0..kernel_size {
-                let column = (left + v).wrapping_sub(before);
-                pointers[(u * kernel_size + v) * len + i] = match row < height && column < width {
-                    true => x[(start + column) * input_channels..].as_ptr(),
-                    false => zeros.as_ptr(),
-                };
+    for line in lines(run, output_width) {
+        let (b, top) = (line.index / output_height, line.index % output_height * stride);
+        for tap in 0..shape.taps() {
+            let pointers = &mut pointers[tap * len..][line.place.clone()];
+            let row = (top + tap / kernel_size).wrapping_sub(before); // below zero: a number beyond any picture
+            if row >= height {
+                pointers.fill(zeros.as_ptr());
+                continue;
             }
+            let pixels = &x[(b * height + row) * width * input_channels..][..width * input_channels];
+            let column = (line.first * stride + tap % kernel_size) as isize - before as isize;
+            line_pointers(pixels, zeros, input_channels, column, stride, pointers);
         }
+    }
+}
+
+/// A stretch of pixels of one line of a picture.
+struct Line {
+    /// Which line, counted through all pictures.
+    index: usize,
+    /// Column of its first pixel.
+    first: usize,
+    /// Where its pixels stand in the run that was cut up.
+    place: Range<usize>,
+}
+
+/// Cuts a run of pixels into lines `width` long.
+fn lines(run: Range<usize>, width: usize) -> impl Iterator<Item = Line> {
+    let mut next = run.start;
+    std::iter::from_fn(move || {
+        let start = next;
+        next = run.end.min((start / width.max(1) + 1) * width);
+        (start < run.end).then(|| Line { index: start / width, first: start % width, place: start - run.start..next - run.start })
+    })
+}
+
+/// Pointers to pixels `first`, `first` + step, ... of a line, to `zeros` where they lie beyond its ends.
+fn line_pointers(line: &[f32], zeros: &[f32], channels: usize, first: isize, step: usize, pointers: &mut [*const f32]) {
+    let width = (line.len() / channels) as isize;
+    let inside_from = usize::try_from(-first).map_or(0, |missing| missing.div_ceil(step)).min(pointers.len());
+    let inside_to = usize::try_from(width - first).map_or(0, |left| left.div_ceil(step)).clamp(inside_from, pointers.len());
+    let (head, rest) = pointers.split_at_mut(inside_from);
+    let (middle, tail) = rest.split_at_mut(inside_to - inside_from);
+    head.fill(zeros.as_ptr());
+    tail.fill(zeros.as_ptr());
+    let start = line.as_ptr().wrapping_offset((first + (inside_from * step) as isize) * channels as isize);
+    for (k, pointer) in middle.iter_mut().enumerate() {
+        *pointer = start.wrapping_add(k * step * channels);
     }
 }

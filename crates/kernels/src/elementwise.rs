@@ -18,7 +18,9 @@ pub enum Function {
     QuickGelu,
     Relu,
     /// x, or x * slope below 0; the slope as bits, so that functions can be compared.
-    LeakyRelu { slope_bits: u32 },
+    LeakyRelu {
+        slope_bits: u32,
+    },
 }
 
 impl Function {

@@ -138,9 +138,8 @@ pub fn backward(
     let set = InstructionSet::current();
     let size = channels / group_count;
     // The normalised value is x * inverse + offset, per picture and channel.
-    let spread = |values: &dyn Fn(usize) -> f32| -> Vec<f32> {
-        (0..batch * channels).map(|i| values(i / channels * group_count + i % channels / size)).collect()
-    };
+    let spread =
+        |values: &dyn Fn(usize) -> f32| -> Vec<f32> { (0..batch * channels).map(|i| values(i / channels * group_count + i % channels / size)).collect() };
     let inverse = spread(&|group| inverse_deviation[group]);
     let offset = spread(&|group| -mean[group] * inverse_deviation[group]);
     let run_total = batch * shape.run_count();

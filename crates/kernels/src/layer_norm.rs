@@ -22,24 +22,14 @@ pub fn forward(x: &[f32], scale: &[f32], bias: Option<&[f32]>, epsilon: f32, y: 
     each(rows.div_ceil(ROW_BLOCK), |block| {
         let (start, end) = (block * ROW_BLOCK, ((block + 1) * ROW_BLOCK).min(rows));
         // SAFETY: each task writes its own rows.
-        let (y, mean, inverse_deviation) = unsafe {
-            (y_out.slice(start * channels, (end - start) * channels), mean_out.slice(start, end - start), inverse_out.slice(start, end - start))
-        };
+        let (y, mean, inverse_deviation) =
+            unsafe { (y_out.slice(start * channels, (end - start) * channels), mean_out.slice(start, end - start), inverse_out.slice(start, end - start)) };
         set.run(Forward { x: &x[start * channels..end * channels], scale, bias, epsilon, y, mean, inverse_deviation });
     });
 }
 
 /// Writes dx, dscale and dbias from dy and the statistics that `forward` wrote.
-pub fn backward(
-    x: &[f32],
-    scale: &[f32],
-    mean: &[f32],
-    inverse_deviation: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
-    dscale: &mut [f32],
-    dbias: Option<&mut [f32]>,
-) {
+pub fn backward(x: &[f32], scale: &[f32], mean: &[f32], inverse_deviation: &[f32], dy: &[f32], dx: &mut [f32], dscale: &mut [f32], dbias: Option<&mut [f32]>) {
     let (channels, rows) = (scale.len(), mean.len());
     let lengths = [x.len(), dy.len(), dx.len(), dscale.len(), dbias.as_ref().map_or(channels, |dbias| dbias.len()), inverse_deviation.len()];
     let expected = [rows * channels, rows * channels, rows * channels, channels, channels, rows];

@@ -105,7 +105,6 @@ mod tests {
 
     fn judge() -> Clip {
         let mut config = Config::pictograms_64(20, 6);
-        config.image.image_size = 16;
         config.image.transformer.layer_count = 1;
         config.text.transformer.layer_count = 1;
         Clip::new(&config, &mut Initializer::new(1, &Device::flex())).unwrap()
@@ -114,13 +113,18 @@ mod tests {
     #[test]
     fn features_do_not_depend_on_the_batch() {
         let judge = judge();
-        let pictures: Vec<Picture> = (0..40u8).map(|index| Picture::filled(16 + usize::from(index % 3), 16, [index * 6, 100, 255 - index])).collect();
+        let pictures: Vec<Picture> = (0..40u8).map(|index| Picture::filled(64 + usize::from(index % 3), 64, [index * 6, 100, 255 - index])).collect();
         let all = picture_features(&judge, &pictures).unwrap();
         assert_eq!((all.count(), all.channels()), (40, 128));
         for index in [0, 31, 32, 39] {
             assert_eq!(picture_features(&judge, &pictures[index..=index]).unwrap().row(0), all.row(index));
         }
         assert_eq!(picture_features(&judge, &[]).unwrap().count(), 0);
+        let captions: Vec<Encoded> = (0..40).map(|index| Encoded { tokens: vec![1, index % 20, 7, 2, 0, 0], visible: vec![true; 6], end: 3 }).collect();
+        let all = caption_features(&judge, &captions).unwrap();
+        for index in [0, 31, 32, 39] {
+            assert_eq!(caption_features(&judge, &captions[index..=index]).unwrap().row(0), all.row(index));
+        }
     }
 
     #[test]
@@ -140,7 +144,7 @@ mod tests {
         let network = FeatureNetwork::Clip { network: Box::new(judge()), name: "judge of bundle x".into() };
         assert_eq!(
             network.conventions("real pictures of pairs").to_string(),
-            "features: judge of bundle x; resize: 16 x 16, bicubic with antialiasing, 8 bits a channel; \
+            "features: judge of bundle x; resize: 64 x 64, bicubic with antialiasing, 8 bits a channel; \
              normalisation: [0, 1], minus [0.5, 0.5, 0.5], divided by [0.5, 0.5, 0.5]; features of unit length; reference: real pictures of pairs"
         );
     }

@@ -136,6 +136,8 @@ pub fn frechet_distance(left: &Gaussian, right: &Gaussian) -> Result<f64, Metric
 /// Both sets are drawn again with replacement, `resample_count` times. Drawing again makes every distance larger (fewer different pictures), so the spread
 /// of the drawn distances is taken around their own mean and laid around the measured distance. The interval says how far the number would move
 /// with other pictures *of the same count*; it does not remove the bias of a small count, so compare distances only at equal counts.
+///
+/// Each drawing costs about 10 channels^3 operations: seconds for 200 drawings of CLIP's 128 channels, but hours for Inception's 2048.
 pub fn frechet_distance_with_interval(pictures: &Features, reference: &Features, bootstrap: Bootstrap) -> Result<FrechetDistance, MetricsError> {
     let distance = frechet_distance(&Gaussian::from_features(pictures)?, &Gaussian::from_features(reference)?)?;
     let mut drawn = (0..bootstrap.resample_count)

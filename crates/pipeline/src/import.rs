@@ -50,9 +50,9 @@ pub struct Source {
 /// A part, ready to be put into a bundle.
 #[derive(Clone, Debug)]
 pub enum ImportedPart {
-    ImageTokenizer(ImageTokenizerPart),
-    Generator(GeneratorPart),
-    Contrastive(ContrastivePart),
+    ImageTokenizer(Box<ImageTokenizerPart>),
+    Generator(Box<GeneratorPart>),
+    Contrastive(Box<ContrastivePart>),
 }
 
 impl ImportedPart {
@@ -76,9 +76,9 @@ impl ImportedPart {
     /// Puts the part into a bundle, in the place of the one that was there.
     pub fn put_into(self, bundle: &mut Bundle) {
         match self {
-            Self::ImageTokenizer(part) => bundle.image_tokenizer = Some(part),
-            Self::Generator(part) => bundle.generator = Some(part),
-            Self::Contrastive(part) => bundle.contrastive = Some(part),
+            Self::ImageTokenizer(part) => bundle.image_tokenizer = Some(*part),
+            Self::Generator(part) => bundle.generator = Some(*part),
+            Self::Contrastive(part) => bundle.contrastive = Some(*part),
         }
     }
 }
@@ -127,7 +127,7 @@ fn diffusers_vqgan(source: &Source, device: &Device) -> Result<ImportedPart, Pip
 fn image_tokenizer(source: &Source, path: &Path, config: &vqgan::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
     let model = Vqgan::new(config, &mut Initializer::new(0, device)).map_err(|error| not_this(path, error))?;
     let model = fitted(path, model, tensors, device)?;
-    Ok(ImportedPart::ImageTokenizer(ImageTokenizerPart { model, image_size: source.image_size, latent_scale: None, provenance: provenance(path) }))
+    Ok(ImportedPart::ImageTokenizer(Box::new(ImageTokenizerPart { model, image_size: source.image_size, latent_scale: None, provenance: provenance(path) })))
 }
 
 fn min_dalle(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {
@@ -152,7 +152,7 @@ fn hugging_face_bart(source: &Source, device: &Device) -> Result<ImportedPart, P
 fn generator(source: &Source, path: &Path, config: &dalle_bart::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
     let model = fitted(path, DalleBart::new(config, &mut Initializer::new(0, device)), tensors, device)?;
     let text_tokenizer = text_tokenizer(source, config.text_vocabulary)?;
-    Ok(ImportedPart::Generator(GeneratorPart { model, text_tokenizer, provenance: provenance(path) }))
+    Ok(ImportedPart::Generator(Box::new(GeneratorPart { model, text_tokenizer, provenance: provenance(path) })))
 }
 
 fn hugging_face_clip(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {
@@ -183,7 +183,7 @@ fn contrastive(
         let specials = SpecialTokens { end, ..known.special_tokens() };
         text_tokenizer = Some(known.clone().with_special_tokens(specials)?);
     }
-    Ok(ImportedPart::Contrastive(ContrastivePart { model, text_tokenizer, provenance: provenance(path) }))
+    Ok(ImportedPart::Contrastive(Box::new(ContrastivePart { model, text_tokenizer, provenance: provenance(path) })))
 }
 
 fn text_tokenizer(source: &Source, vocabulary_size: usize) -> Result<Option<TextTokenizer>, PipelineError> {

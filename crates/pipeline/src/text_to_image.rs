@@ -170,15 +170,19 @@ impl TextToImage {
         Ok((encoded, (kept_count < token_count).then_some(Truncation { token_count, kept_count })))
     }
 
-    /// Image tokens of all pictures, batch by batch.
+    /// Image tokens of all pictures, batch by batch. The prompt is encoded once.
     fn draw(&self, request: &Request, prompt: &Encoded, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<u32>>, PipelineError> {
         let length = self.generator.model.config().text_token_count;
         let null = self.text_tokenizer()?.encode("", length).map_err(|source| PipelineError::TextTokenizer { part: Part::Generator, source })?;
         let null = (request.guidance_scale != 1.0).then_some(&null);
+        let mut candidates = Candidates::new(&self.generator.model, caption(prompt), null.map(caption), request.count.min(request.batch_size))?;
         let mut image_tokens = Vec::with_capacity(request.count);
         for start in (0..request.count).step_by(request.batch_size) {
             let batch = start..request.count.min(start + request.batch_size);
-            image_tokens.extend(self.draw_batch(request, prompt, null, batch, progress)?);
+            if start > 0 {
+                candidates = candidates.further(batch.len());
+            }
+            image_tokens.extend(self.draw_batch(request, &mut candidates, batch, progress)?);
         }
         Ok(image_tokens)
     }
@@ -186,14 +190,12 @@ impl TextToImage {
     fn draw_batch(
         &self,
         request: &Request,
-        prompt: &Encoded,
-        null: Option<&Encoded>,
+        candidates: &mut Candidates,
         batch: Range<usize>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Vec<u32>>, PipelineError> {
         let token_count = self.generator.model.config().image_token_count;
         let total = token_count * request.count;
-        let mut candidates = Candidates::new(&self.generator.model, caption(prompt), null.map(caption), batch.len())?;
         let mut rngs: Vec<_> = batch.clone().map(|index| picture_rng(request.seed, index as u64)).collect();
         let drawn = sample(&mut rngs, token_count, &request.options, |previous, position| {
             let StepLogits { conditional, unconditional } = candidates.next_logits(previous, position);

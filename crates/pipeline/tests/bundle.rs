@@ -79,7 +79,7 @@ fn check_refused(change: impl FnOnce(&Path), expected: &[&str]) {
     let path = folder.path().join("tiny");
     tiny_bundle().save(&path, Storage::F32).unwrap();
     change(&path);
-    let message = Bundle::load(&path, &Device::flex()).err().expect("an error").to_string();
+    let message = Bundle::load(&path, &Device::flex()).expect_err("an error").to_string();
     for part in expected {
         assert!(message.contains(part), "no `{part}` in: {message}");
     }

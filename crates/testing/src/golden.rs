@@ -26,7 +26,7 @@ pub fn golden(path: impl AsRef<Path>) -> Golden {
     let mut golden = Golden { path: path.to_path_buf(), floats: BTreeMap::new(), integers: BTreeMap::new(), metadata };
     for (name, view) in file.tensors() {
         match view.dtype() {
-            Dtype::F32 => golden.insert_floats(name, &view, |bytes| f32::from_le_bytes(bytes)),
+            Dtype::F32 => golden.insert_floats(name, &view, f32::from_le_bytes),
             Dtype::F64 => golden.insert_floats(name, &view, |bytes| f64::from_le_bytes(bytes) as f32),
             Dtype::I64 => golden.insert_integers(name, &view, i64::from_le_bytes),
             Dtype::I32 => golden.insert_integers(name, &view, |bytes| i32::from_le_bytes(bytes).into()),

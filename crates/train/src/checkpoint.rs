@@ -64,7 +64,7 @@ pub fn save(checkpoints: &Path, progress: &Progress, keep: usize, write: impl Fn
         let _ = fs::remove_dir_all(&temporary);
         return Err(error);
     }
-    for (_, old) in list(checkpoints)?.into_iter().skip(keep.max(1)) {
+    for old in list(checkpoints)?.into_iter().skip(keep.max(1)) {
         remove(&old).map_err(|source| TrainError::io(&old, source))?;
     }
     Ok(folder)
@@ -77,7 +77,7 @@ pub fn newest(checkpoints: &Path, warn: &mut dyn FnMut(String)) -> Result<Option
             fs::remove_dir_all(&entry).map_err(|source| TrainError::io(&entry, source))?;
         }
     }
-    for (_, folder) in list(checkpoints)? {
+    for folder in list(checkpoints)? {
         match verify(&folder) {
             Ok(progress) => return Ok(Some((folder, progress))),
             Err(reason) => warn(format!("checkpoint {}: {reason}; skipped", folder.display())),
@@ -142,10 +142,10 @@ fn remove(folder: &Path) -> io::Result<()> {
 }
 
 /// Every checkpoint folder, newest first.
-fn list(checkpoints: &Path) -> Result<Vec<((usize, usize), PathBuf)>, TrainError> {
+fn list(checkpoints: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let mut found: Vec<_> = entries(checkpoints)?.into_iter().filter_map(|path| Some((order(&path)?, path))).collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0));
-    Ok(found)
+    found.sort();
+    Ok(found.into_iter().rev().map(|(_, path)| path).collect())
 }
 
 fn entries(checkpoints: &Path) -> Result<Vec<PathBuf>, TrainError> {

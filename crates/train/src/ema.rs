@@ -12,6 +12,9 @@ pub fn decay_at(decay: f64, update: usize) -> f64 {
 }
 
 /// One update. `average` lives without gradients and has the parameter ids of `network`.
+///
+/// Parameters that no optimiser moves (a codebook kept as moving averages, batch statistics) are copied: they are averages already, and a code that was
+/// restarted elsewhere must not be found halfway.
 pub fn update<M: Module>(average: M, network: &M, decay: f64) -> M {
     let mut weights = Weights { tensors: TensorContainer::new() };
     network.visit(&mut weights);
@@ -19,12 +22,13 @@ pub fn update<M: Module>(average: M, network: &M, decay: f64) -> M {
 }
 
 struct Weights {
+    /// Each with whether it learns.
     tensors: TensorContainer<ParamId>,
 }
 
 impl ModuleVisitor for Weights {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.tensors.register(param.id, param.val().inner());
+        self.tensors.register(param.id, (param.val().inner(), param.is_require_grad()));
     }
 }
 
@@ -35,8 +39,8 @@ struct Average {
 
 impl ModuleMapper for Average {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let weights = self.weights.tensors.remove::<Tensor<D>>(&param.id).expect("the average has the parameters of its network");
-        param.map(|average| average * self.decay + weights * (1.0 - self.decay))
+        let (weights, learns) = self.weights.tensors.remove::<(Tensor<D>, bool)>(&param.id).expect("the average has the parameters of its network");
+        param.map(|average| if learns { average * self.decay + weights * (1.0 - self.decay) } else { weights })
     }
 }
 
@@ -69,6 +73,14 @@ mod tests {
             }
         }
         assert_eq!(collect(&doubled)["weight"].values[0], 2.0 * before["weight"].values[0]);
+    }
+
+    #[test]
+    fn what_no_optimiser_moves_is_copied() {
+        let device = Device::flex().autodiff();
+        let network = Linear::normal(3, 2, true, 1.0, &mut Initializer::new(1, &device)).no_grad();
+        let doubled = network.clone().map(&mut Double).no_grad();
+        assert_eq!(collect(&update(network.valid(), &doubled, 0.75)), collect(&doubled));
     }
 
     struct Double;

@@ -62,15 +62,15 @@ impl Job {
         Ok(Self { system, run: run.unwrap_or_else(|| Path::new("runs").join(name)), recipe: file.resolved() })
     }
 
-    /// Trains to the end, or until `stop` is set. `resume` continues the run that is there.
+    /// Trains to the end, or until `stop` is set. `resume` continues the run that is there. Call it inside the kernels' thread pool
+    /// (`smalti_kernels::threads::install`): every parallel region then takes its threads without a hand-over.
     pub fn run(&self, resume: bool, device: &Device, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         let run = if resume { RunFolder::resume(&self.run, &self.recipe)? } else { RunFolder::create(&self.run)? };
-        // Entered once: every parallel region inside takes its threads from this pool without a hand-over.
-        smalti_kernels::threads::install(0, || match &self.system {
+        match &self.system {
             System::Vqgan(recipe) => self.start(VqganTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::Clip(recipe) => self.start(ClipTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
-        })
+        }
     }
 
     fn start<R: Recipe>(&self, mut recipe: R, settings: &LoopSettings, run: &RunFolder, stop: &AtomicBool) -> Result<Outcome, TrainError> {

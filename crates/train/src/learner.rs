@@ -3,9 +3,10 @@
 use crate::settings::OptimizerSettings;
 use crate::{TrainError, ema, gradients};
 use burn::module::{Module, ModuleMapper, Param, ParamId};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Device, Gradients, Tensor};
 use sha2::{Digest, Sha256};
+use smalti_nn::optimizer::FusedAdamW;
 use smalti_nn::weights::{self, safetensors};
 use std::path::Path;
 
@@ -138,7 +139,7 @@ impl<M: Module> Learns for Learner<M> {
 /// The one place that chooses the optimiser.
 fn optimizer(settings: &OptimizerSettings) -> ModuleOptimizer {
     let OptimizerSettings { beta_1, beta_2, epsilon, weight_decay, .. } = *settings;
-    AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(epsilon).with_weight_decay(weight_decay).init()
+    FusedAdamW { beta_1, beta_2, epsilon, weight_decay }.init()
 }
 
 fn files(folder: &Path, name: &str) -> [std::path::PathBuf; 3] {

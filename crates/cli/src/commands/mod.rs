@@ -1,6 +1,7 @@
 //! The verbs, one file each: `Flags` as typed -> `resolve`, where everything is checked -> `Job` -> `run`.
 
 mod data;
+mod evaluate;
 mod generate;
 mod import;
 mod inspect;
@@ -13,6 +14,7 @@ pub enum Command {
     Generate(generate::Flags),
     Train(train::Flags),
     Reconstruct(reconstruct::Flags),
+    Evaluate(evaluate::Flags),
     Rerank(rerank::Flags),
     Import(import::Flags),
     Inspect(inspect::Flags),
@@ -22,8 +24,9 @@ pub enum Command {
 pub fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Generate(flags) => generate::run(generate::resolve(flags)?),
-        Command::Train(flags) => train::run(flags),
+        Command::Train(flags) => train::run(train::resolve(flags)?),
         Command::Reconstruct(flags) => reconstruct::run(reconstruct::resolve(flags)?),
+        Command::Evaluate(flags) => evaluate::run(evaluate::resolve(flags)?),
         Command::Rerank(flags) => rerank::run(rerank::resolve(flags)?),
         Command::Import(flags) => import::run(import::resolve(flags)?),
         Command::Inspect(flags) => inspect::run(inspect::resolve(flags)?),

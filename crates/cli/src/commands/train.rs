@@ -1,12 +1,15 @@
 //! `smalti train RECIPE.toml`: trains what a recipe says, into `runs/<name>`.
 
+use crate::compute;
+use crate::output::print;
 use anyhow::Context;
-use burn::tensor::Device;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use smalti_train::RecipeFile;
 use smalti_train::train_loop::Outcome;
-use smalti_train::{Job, RecipeFile};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// Train a system from a recipe
 #[derive(Clone, Debug, clap::Args)]
@@ -28,36 +31,51 @@ pub struct Flags {
     /// Check the recipe and print it with every change applied; train nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    compute: compute::Flags,
 }
 
-pub fn run(flags: Flags) -> anyhow::Result<()> {
+#[derive(Debug)]
+pub struct Job {
+    training: smalti_train::Job,
+    resume: bool,
+    dry_run: bool,
+    compute: compute::Compute,
+    /// What to type to go on after a stop.
+    resume_command: String,
+}
+
+pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let file = RecipeFile::read(&flags.recipe, &flags.set, flags.smoke)?;
-    let job = Job::resolve(&file, flags.run.clone())?;
-    if flags.dry_run {
-        print!("# run: {}\n{}", job.run.display(), job.recipe);
-        return Ok(());
+    let training = smalti_train::Job::resolve(&file, flags.run.clone())?;
+    let resume_command = resume_command(&flags);
+    Ok(Job { training, resume: flags.resume, dry_run: flags.dry_run, compute: flags.compute.resolve()?, resume_command })
+}
+
+pub fn run(job: Job) -> anyhow::Result<()> {
+    let run = &job.training.run;
+    if job.dry_run {
+        return print(&format!("# run: {}\n{}", run.display(), job.training.recipe));
     }
     let stop = stop_on_interrupt()?;
-    match job.run(flags.resume, &Device::default(), &stop)? {
-        Outcome::Finished => println!("{}", job.run.join("bundle").display()),
+    match job.compute.run(|| job.training.run(job.resume, &job.compute.device, &stop))? {
+        Outcome::Finished => print(&run.join("bundle").display().to_string()),
         Outcome::Stopped { step } => {
-            eprintln!("stopped after step {step}, which is saved; to go on: {}", resume_command(&flags));
+            eprintln!("stopped after step {step}, which is saved; to go on: {}", job.resume_command);
+            Ok(())
         }
     }
-    Ok(())
 }
 
-/// Set by the first Ctrl-C; the second ends the process at once, which costs the work since the last checkpoint and nothing else.
+/// Set by the first Ctrl-C (or a termination by a scheduler). The second ends the process at once, which costs the work since the last checkpoint and
+/// nothing else.
 fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("finishing this step, then saving; Ctrl-C again to stop at once");
-    })
-    .context("cannot listen for Ctrl-C")?;
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the shutdown looks at the flag before this signal sets it.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop)).context("cannot listen for Ctrl-C")?;
+        flag::register(signal, Arc::clone(&stop)).context("cannot listen for Ctrl-C")?;
+    }
     Ok(stop)
 }
 

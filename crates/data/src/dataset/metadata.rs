@@ -1,5 +1,6 @@
 //! Captions in a table: `metadata.jsonl` (one JSON object a line) or `metadata.csv`, naming pictures by `file_name`.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
@@ -30,10 +31,10 @@ pub(super) fn index_tables(root: &Path, files: &[walk::Found], tables: &[String]
             let place = format!("{table}:{}: {relative}", row.line);
             if !pictures.contains(relative.as_str()) {
                 problems.push(Problem { place, kind: ProblemKind::CaptionWithoutPicture });
-            } else if described.contains_key(&relative) {
-                problems.push(Problem { place, kind: ProblemKind::DuplicateKey });
+            } else if let Entry::Vacant(vacant) = described.entry(relative) {
+                vacant.insert(row.description);
             } else {
-                described.insert(relative, row.description);
+                problems.push(Problem { place, kind: ProblemKind::DuplicateKey });
             }
         }
     }

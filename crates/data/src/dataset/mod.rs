@@ -124,6 +124,8 @@ pub struct Dataset {
     picture_sizes: Vec<u64>,
     problems: Vec<Problem>,
     source: Source,
+    captions: CaptionRule,
+    problem_limit: usize,
 }
 
 /// Where sample i is read from.
@@ -183,7 +185,8 @@ pub fn open(config: &DatasetConfig) -> Result<Dataset, DataError> {
         return Err(DataError::NoPictures { path: path.clone(), found: "no picture".into(), hint });
     }
     let Index { keys, picture_sizes, source, problems } = index;
-    Ok(Dataset { path: path.clone(), kind, keys, picture_sizes, problems, source })
+    let DatasetConfig { captions, problem_limit, .. } = *config;
+    Ok(Dataset { path: path.clone(), kind, keys, picture_sizes, problems, source, captions, problem_limit })
 }
 
 impl Dataset {
@@ -229,7 +232,17 @@ impl Dataset {
     }
 
     /// Captions and fields of picture `index`, without reading the picture. Panics when `index >= len()`.
+    ///
+    /// Errors: unreadable, or blank where captions are required.
     pub fn description(&self, index: usize) -> Result<Description, DataError> {
+        let description = self.read_description(index)?;
+        if self.captions == CaptionRule::Required && description.captions.is_empty() {
+            return Err(DataError::BlankCaption { key: self.keys[index].clone() });
+        }
+        Ok(description)
+    }
+
+    fn read_description(&self, index: usize) -> Result<Description, DataError> {
         match &self.source {
             Source::Files(entries) => match &entries[index].captions {
                 CaptionSource::None => Ok(Description::default()),
@@ -243,11 +256,22 @@ impl Dataset {
         }
     }
 
-    /// Every caption of every picture, in order: what a text tokenizer is trained on.
+    /// Every caption of every picture, in order: what a text tokenizer is trained on. Captions that cannot be read count as problems:
+    /// passed over within `problem_limit`, an error above it.
     pub fn captions(&self) -> Result<Vec<String>, DataError> {
-        let mut captions = Vec::new();
+        let (mut captions, mut unreadable_count) = (Vec::new(), 0);
         for index in 0..self.len() {
-            captions.extend(self.description(index)?.captions);
+            match self.description(index) {
+                Ok(description) => captions.extend(description.captions),
+                Err(error) => {
+                    unreadable_count += 1;
+                    let count = self.problems.len() + unreadable_count;
+                    if count > self.problem_limit {
+                        let (path, limit, first) = (self.path.clone(), self.problem_limit, error.to_string());
+                        return Err(DataError::TooManyProblems { path, count, limit, first });
+                    }
+                }
+            }
         }
         Ok(captions)
     }

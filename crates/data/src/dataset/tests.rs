@@ -77,6 +77,24 @@ fn folder_problems_are_named_and_counted() {
 }
 
 #[test]
+fn blank_and_unreadable_captions_count_when_they_are_read() {
+    let folder = folder_with(&[
+        ("fox.png", &png(1)),
+        ("fox.txt", b" \n \n"),
+        ("owl.png", &png(2)),
+        ("owl.txt", b"\xff\xfe"),
+        ("cat.png", &png(3)),
+        ("cat.txt", b"a cat"),
+    ]);
+    let config = DatasetConfig { captions: CaptionRule::Required, ..DatasetConfig::new(folder.path()) };
+    let strict = open(&config).unwrap();
+    assert!(strict.sample(1).unwrap_err().to_string().contains("`fox`: expected a caption"));
+    assert!(strict.captions().unwrap_err().to_string().contains("limit is 0"));
+    assert_eq!(open(&DatasetConfig { problem_limit: 2, ..config }).unwrap().captions().unwrap(), ["a cat"]);
+    assert!(open(&DatasetConfig::new(folder.path())).unwrap().sample(1).unwrap().captions.is_empty());
+}
+
+#[test]
 fn missing_and_empty_places_are_errors() {
     assert!(message(&DatasetConfig::new("/nonexistent-folder")).contains("/nonexistent-folder"));
     let empty = tempfile::tempdir().unwrap();
@@ -138,6 +156,9 @@ fn image_folder_by_class_and_by_table() {
     assert_eq!((dataset.kind(), keys(&dataset)), (DatasetKind::ImageFolder, vec!["train/fox", "train/owl"]));
     assert_eq!(dataset.description(0).unwrap().captions, ["a \"red\" fox,\nsitting"]);
     assert_eq!(dataset.description(1).unwrap().fields["style"], "");
+
+    let parquet = folder_with(&[("train/metadata.parquet", b"PAR1"), ("train/fox.png", &png(1))]);
+    assert!(message(&DatasetConfig::new(parquet.path())).contains("`train/metadata.parquet`: expected metadata.jsonl"));
 
     let splits = folder_with(&[("train/fox/1.png", &png(1)), ("test/fox/1.png", &png(2))]);
     assert!(message(&DatasetConfig::new(splits.path())).contains("found the splits test, train"));

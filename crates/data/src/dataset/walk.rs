@@ -34,10 +34,15 @@ impl Found {
     }
 }
 
-/// Pictures in formats that are not read: named, so that nobody trains on half a folder unawares.
+/// Pictures and tables in formats that are not read: named, so that nobody trains on half a folder unawares.
 pub(super) fn unsupported(files: &[Found]) -> impl Iterator<Item = Problem> {
-    let is_unsupported = |file: &&Found| picture::UNSUPPORTED_EXTENSIONS.contains(&file.extension().as_str());
-    files.iter().filter(is_unsupported).map(|file| Problem { place: file.relative.clone(), kind: unsupported_format() })
+    files.iter().filter_map(|file| {
+        let is_picture = picture::UNSUPPORTED_EXTENSIONS.contains(&file.extension().as_str());
+        let is_table = file.relative.rsplit('/').next() == Some("metadata.parquet");
+        let table = || ProblemKind::Unreadable("expected metadata.jsonl or metadata.csv; hint: convert it".into());
+        let kind = is_picture.then(unsupported_format).or_else(|| is_table.then(table))?;
+        Some(Problem { place: file.relative.clone(), kind })
+    })
 }
 
 pub(super) fn unsupported_format() -> ProblemKind {

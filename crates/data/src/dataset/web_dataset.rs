@@ -232,9 +232,8 @@ impl Collector {
         let Some(current) = self.current.as_mut() else { return Ok(()) };
         match extension.as_str() {
             kind if picture::EXTENSIONS.contains(&kind) => {
-                if current.picture.replace(span).is_some() {
-                    current.problem = Some(ProblemKind::DuplicateKey);
-                }
+                let is_second = current.picture.replace(span).is_some();
+                current.problem = current.problem.take().or(is_second.then_some(ProblemKind::DuplicateKey));
             }
             kind if picture::UNSUPPORTED_EXTENSIONS.contains(&kind) => current.problem = Some(walk::unsupported_format()),
             "txt" | "caption" => {

@@ -15,7 +15,7 @@ fn agrees_with_pillow_to_one_level() {
         for (width, height) in [(8, 5), (40, 31)] {
             let expected = golden(&format!("resize_{name}_{width}x{height}.png"));
             let found = resize(&source, width, height, filter);
-            // Pillow rounds to 8 bits between the two passes; the weights of the second can carry that half level to just above one.
+            // Pillow rounds to 8 bits between the two passes, which the second carries to at most one level.
             let worst = found.rgb.iter().zip(&expected.rgb).map(|(found, expected)| found.abs_diff(*expected)).max().unwrap();
             assert!(worst <= 1, "{name} {width}x{height}: off by {worst} levels");
         }

@@ -21,7 +21,7 @@ use smalti_nn::layers::{Conv2d, Conv2dConfig, GroupNorm};
 use smalti_nn::ops::{Activation, Padding};
 
 /// Slope of the leaky ReLU below zero (Radford, Metz and Chintala 2016).
-const SLOPE: f64 = 1.0;
+const SLOPE: f64 = 0.2;
 
 /// Standard deviation of the first weights (Radford, Metz and Chintala 2016).
 const WEIGHT_DEVIATION: f32 = 0.02;

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, equation 1), over heads, without the matrix of scores in memory where the backend can.
 
 use super::flex::{on_computing_backends, tensor};
+use super::gradients::register;
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -14,6 +15,7 @@ use smalti_kernels::memory;
 
 /// Which keys a query may see.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one exists per call; a box would only be in the caller's way
 pub enum Mask {
     /// Every query sees every key.
     None,
@@ -46,13 +48,7 @@ pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, mask: Mask)
         }
     };
     let options = Options { causal, masked, scale: 1.0 / (channels as f32).sqrt() };
-    let y = <Dispatch as AttentionOperation>::attention(
-        query.into_dispatch(),
-        key.into_dispatch(),
-        value.into_dispatch(),
-        visible.into_dispatch(),
-        options,
-    );
+    let y = <Dispatch as AttentionOperation>::attention(query.into_dispatch(), key.into_dispatch(), value.into_dispatch(), visible.into_dispatch(), options);
     Tensor::from_dispatch(y)
 }
 
@@ -93,13 +89,8 @@ pub trait AttentionBodies: Backend {
 
 #[backend_extension(Flex, Autodiff, Cube: cfg(feature = "wgpu"))]
 pub trait AttentionOperation: Backend {
-    fn attention(
-        query: FloatTensor<Self>,
-        key: FloatTensor<Self>,
-        value: FloatTensor<Self>,
-        visible: FloatTensor<Self>,
-        options: Options,
-    ) -> FloatTensor<Self>;
+    fn attention(query: FloatTensor<Self>, key: FloatTensor<Self>, value: FloatTensor<Self>, visible: FloatTensor<Self>, options: Options)
+    -> FloatTensor<Self>;
 }
 
 on_computing_backends!(AttentionOperation {
@@ -133,14 +124,11 @@ impl<B: AttentionBodies, C: CheckpointStrategy> AttentionOperation for Autodiff<
 
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
+                let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
                 let (inputs, visible, result, options) = ops.state;
                 let [query, key, value] = inputs.map(|input| checkpointer.retrieve_node_output::<FloatTensor<B>>(input));
                 let gradients = B::attention_backward(query, key, value, visible, result, dy, options);
-                for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-                    if let Some(parent) = parent {
-                        grads.register::<B>(parent.id, gradient);
-                    }
-                }
+                register::<B, 3>(grads, parents, gradients);
             }
         }
 

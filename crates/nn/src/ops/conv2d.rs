@@ -3,6 +3,7 @@
 //! y[b, i, j, o] = bias[o] + sum over u, v, c of weight[u, v, c, o] * x[b, i*s + u - before, j*s + v - before, c]
 
 use super::flex::{contiguous, filled, on_computing_backends, values};
+use super::gradients::{Wanted, register};
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -45,23 +46,9 @@ pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: 
     Tensor::from_dispatch(y)
 }
 
-/// Which gradients are wanted: of x, of the weight, of the bias.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    pub x: bool,
-    pub weight: bool,
-    pub bias: bool,
-}
-
 /// Forward and gradients on one backend; the default bodies are composed of burn primitives.
 pub trait Conv2dBodies: Backend {
-    fn conv2d_forward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        stride: usize,
-        padding: Padding,
-    ) -> FloatTensor<Self> {
+    fn conv2d_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, stride: usize, padding: Padding) -> FloatTensor<Self> {
         composed_forward::<Self>(x, weight, bias, stride, padding)
     }
 
@@ -102,15 +89,12 @@ impl<B: Conv2dBodies, C: CheckpointStrategy> Conv2dOperation for Autodiff<B, C> 
 
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
+                let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
                 let (x, weight, stride, padding) = ops.state;
                 let (x, weight) = (checkpointer.retrieve_node_output(x), checkpointer.retrieve_node_output(weight));
-                let wanted = Wanted { x: ops.parents[0].is_some(), weight: ops.parents[1].is_some(), bias: ops.parents[2].is_some() };
+                let wanted = Wanted::by(&parents);
                 let gradients = B::conv2d_backward(x, weight, dy, stride, padding, wanted);
-                for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-                    if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                        grads.register::<B>(parent.id, gradient);
-                    }
-                }
+                register::<B, 3>(grads, parents, gradients);
             }
         }
 
@@ -155,26 +139,10 @@ impl Conv2dBodies for Flex {
 fn shape(x: &FlexTensor, weight: &FlexTensor, stride: usize, padding: Padding) -> Convolution {
     let (x, weight) = (x.shape(), weight.shape());
     let Padding { before, after } = padding;
-    Convolution {
-        batch: x[0],
-        height: x[1],
-        width: x[2],
-        input_channels: x[3],
-        output_channels: weight[3],
-        kernel_size: weight[0],
-        stride,
-        before,
-        after,
-    }
+    Convolution { batch: x[0], height: x[1], width: x[2], input_channels: x[3], output_channels: weight[3], kernel_size: weight[0], stride, before, after }
 }
 
-pub(super) fn composed_forward<B: Backend>(
-    x: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    bias: FloatTensor<B>,
-    stride: usize,
-    padding: Padding,
-) -> FloatTensor<B> {
+pub(super) fn composed_forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>, stride: usize, padding: Padding) -> FloatTensor<B> {
     let (x, options) = pad::<B>(x, stride, padding);
     let y = B::conv2d(B::float_permute(x, &[0, 3, 1, 2]), B::float_permute(weight, &[3, 2, 0, 1]), Some(bias), options);
     B::float_permute(y, &[0, 2, 3, 1])

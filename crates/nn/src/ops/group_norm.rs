@@ -1,6 +1,7 @@
 //! Group normalisation (Wu and He 2018), channels last, with the activation that follows it fused where the backend can.
 
 use super::flex::{contiguous, filled, on_computing_backends, values};
+use super::gradients::register;
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -44,12 +45,7 @@ pub type Statistics<B> = (FloatTensor<B>, FloatTensor<B>);
 
 /// Forward and gradients on one backend; the default bodies are composed of burn primitives.
 pub trait GroupNormBodies: Backend {
-    fn group_norm_forward(
-        x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        options: Options,
-    ) -> (FloatTensor<Self>, Statistics<Self>) {
+    fn group_norm_forward(x: FloatTensor<Self>, scale: FloatTensor<Self>, bias: FloatTensor<Self>, options: Options) -> (FloatTensor<Self>, Statistics<Self>) {
         composed_forward::<Self>(x, scale, bias, options)
     }
 
@@ -90,14 +86,11 @@ impl<B: GroupNormBodies, C: CheckpointStrategy> GroupNormOperation for Autodiff<
 
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
+                let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
                 let (inputs, statistics, options) = ops.state;
                 let [x, scale, bias] = inputs.map(|input| checkpointer.retrieve_node_output::<FloatTensor<B>>(input));
                 let gradients = B::group_norm_backward(x, scale, bias, statistics, dy, options);
-                for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-                    if let Some(parent) = parent {
-                        grads.register::<B>(parent.id, gradient);
-                    }
-                }
+                register::<B, 3>(grads, parents, gradients);
             }
         }
 

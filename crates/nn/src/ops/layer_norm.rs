@@ -1,6 +1,7 @@
 //! Layer normalisation (Ba, Kiros and Hinton 2016) over the last axis.
 
 use super::flex::{contiguous, filled, on_computing_backends, tensor, values};
+use super::gradients::register;
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -30,22 +31,12 @@ pub type Statistics<B> = (FloatTensor<B>, FloatTensor<B>);
 
 /// Forward and gradients on one backend; the default bodies are composed of burn primitives.
 pub trait LayerNormBodies: Backend {
-    fn layer_norm_forward(
-        x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        epsilon: f32,
-    ) -> (FloatTensor<Self>, Statistics<Self>) {
+    fn layer_norm_forward(x: FloatTensor<Self>, scale: FloatTensor<Self>, bias: FloatTensor<Self>, epsilon: f32) -> (FloatTensor<Self>, Statistics<Self>) {
         composed_forward::<Self>(x, scale, bias, epsilon)
     }
 
     /// -> gradients of (x, scale, bias)
-    fn layer_norm_backward(
-        x: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
-        statistics: Statistics<Self>,
-        dy: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 3] {
+    fn layer_norm_backward(x: FloatTensor<Self>, scale: FloatTensor<Self>, statistics: Statistics<Self>, dy: FloatTensor<Self>) -> [FloatTensor<Self>; 3] {
         composed_backward::<Self>(x, scale, statistics, dy)
     }
 }
@@ -74,13 +65,10 @@ impl<B: LayerNormBodies, C: CheckpointStrategy> LayerNormOperation for Autodiff<
 
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
+                let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
                 let (x, scale, statistics) = ops.state;
                 let (x, scale) = (checkpointer.retrieve_node_output(x), checkpointer.retrieve_node_output(scale));
-                for (parent, gradient) in ops.parents.into_iter().zip(B::layer_norm_backward(x, scale, statistics, dy)) {
-                    if let Some(parent) = parent {
-                        grads.register::<B>(parent.id, gradient);
-                    }
-                }
+                register::<B, 3>(grads, parents, B::layer_norm_backward(x, scale, statistics, dy));
             }
         }
 
@@ -126,12 +114,7 @@ fn rows(shape: &Shape) -> Shape {
     rows
 }
 
-pub(super) fn composed_forward<B: Backend>(
-    x: FloatTensor<B>,
-    scale: FloatTensor<B>,
-    bias: FloatTensor<B>,
-    epsilon: f32,
-) -> (FloatTensor<B>, Statistics<B>) {
+pub(super) fn composed_forward<B: Backend>(x: FloatTensor<B>, scale: FloatTensor<B>, bias: FloatTensor<B>, epsilon: f32) -> (FloatTensor<B>, Statistics<B>) {
     let rank = x.shape().num_dims();
     let mean = B::float_mean_dim(x.clone(), rank - 1);
     let centred = B::float_sub(x, mean.clone());

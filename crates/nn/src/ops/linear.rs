@@ -1,6 +1,7 @@
 //! Linear map of the last axis.
 
 use super::flex::{contiguous, filled, on_computing_backends, values};
+use super::gradients::{Wanted, register};
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -16,22 +17,8 @@ use smalti_kernels::product::{Sizes, multiply, multiply_transposed};
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let [input, output] = weight.dims();
     let bias = bias.unwrap_or_else(|| Tensor::zeros([output], &weight.device()));
-    assert!(
-        x.dims()[D - 1] == input && bias.dims() == [output],
-        "linear: x {:?} does not fit weight {:?} and bias {:?}",
-        x.dims(),
-        weight.dims(),
-        bias.dims()
-    );
+    assert!(x.dims()[D - 1] == input && bias.dims() == [output], "linear: x {:?} does not fit weight {:?} and bias {:?}", x.dims(), weight.dims(), bias.dims());
     Tensor::from_dispatch(<Dispatch as LinearOperation>::linear(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()))
-}
-
-/// Which gradients are wanted: of x, of the weight, of the bias.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    pub x: bool,
-    pub weight: bool,
-    pub bias: bool,
 }
 
 /// Forward and gradients on one backend; the default bodies are composed of burn primitives.
@@ -70,13 +57,10 @@ impl<B: LinearBodies, C: CheckpointStrategy> LinearOperation for Autodiff<B, C> 
 
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
                 let dy = grads.consume::<B>(&ops.node);
+                let parents = ops.parents.map(|parent| parent.map(|parent| parent.id));
                 let (x, weight) = (checkpointer.retrieve_node_output(ops.state.0), checkpointer.retrieve_node_output(ops.state.1));
-                let wanted = Wanted { x: ops.parents[0].is_some(), weight: ops.parents[1].is_some(), bias: ops.parents[2].is_some() };
-                for (parent, gradient) in ops.parents.into_iter().zip(B::linear_backward(x, weight, dy, wanted)) {
-                    if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                        grads.register::<B>(parent.id, gradient);
-                    }
-                }
+                let wanted = Wanted::by(&parents);
+                register::<B, 3>(grads, parents, B::linear_backward(x, weight, dy, wanted));
             }
         }
 
@@ -151,12 +135,7 @@ pub(super) fn composed_forward<B: Backend>(x: FloatTensor<B>, weight: FloatTenso
     B::float_reshape(y, with_last(&shape, columns))
 }
 
-pub(super) fn composed_backward<B: Backend>(
-    x: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    dy: FloatTensor<B>,
-    wanted: Wanted,
-) -> [Option<FloatTensor<B>>; 3] {
+pub(super) fn composed_backward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, dy: FloatTensor<B>, wanted: Wanted) -> [Option<FloatTensor<B>>; 3] {
     let shape = x.shape();
     let (x, dy) = (flat::<B>(x), flat::<B>(dy));
     let columns = dy.shape()[1];

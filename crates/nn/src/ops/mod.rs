@@ -10,11 +10,14 @@ mod conv2d;
 mod cross_entropy;
 mod elementwise;
 mod flex;
+mod gradients;
 mod group_norm;
 mod layer_norm;
 mod linear;
 mod nearest_code;
 mod optimizer_step;
+#[cfg(test)]
+mod tests;
 mod upsample;
 
 pub use attention::{Mask, attention};

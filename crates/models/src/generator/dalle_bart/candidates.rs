@@ -41,6 +41,9 @@ pub enum CaptionError {
 #[derive(Debug)]
 pub struct Candidates<'a> {
     model: &'a DalleBart,
+    /// The captions as the encoder read them, [captions, text_tokens, channels], and which of their text tokens are visible.
+    memory: Tensor<3>,
+    visible: Tensor<2, Bool>,
     cache: Cache,
     picture_count: usize,
     caption_count: usize,
@@ -55,7 +58,7 @@ pub struct StepLogits {
 }
 
 impl<'a> Candidates<'a> {
-    /// `null` is the empty caption; leave it out when the guidance scale is 1, which halves the work.
+    /// `null` is the empty caption; leave it out when the guidance scale is 1, which halves the work. `picture_count` is at least 1.
     pub fn new(model: &'a DalleBart, caption: Caption, null: Option<Caption>, picture_count: usize) -> Result<Self, CaptionError> {
         let captions: Vec<Caption> = std::iter::once(caption).chain(null).collect();
         for caption in &captions {
@@ -70,7 +73,14 @@ impl<'a> Candidates<'a> {
         let visible: Vec<bool> = captions.iter().flat_map(|caption| caption.visible).copied().collect();
         let visible = Tensor::<2, Bool>::from_data(TensorData::new(visible, shape), &device);
         let memory = model.encode(Tensor::<2, Int>::from_data(TensorData::new(tokens, shape), &device), visible.clone());
-        Ok(Self { model, cache: model.cache(memory, visible, picture_count), picture_count, caption_count: captions.len() })
+        let cache = model.cache(memory.clone(), visible.clone(), picture_count);
+        Ok(Self { model, memory, visible, cache, picture_count, caption_count: captions.len() })
+    }
+
+    /// Further pictures of the same caption, from position 0. The caption is not encoded again.
+    pub fn further(&self, picture_count: usize) -> Self {
+        let cache = self.model.cache(self.memory.clone(), self.visible.clone(), picture_count);
+        Self { model: self.model, memory: self.memory.clone(), visible: self.visible.clone(), cache, picture_count, caption_count: self.caption_count }
     }
 
     /// `previous` holds the image token that each picture got at `position - 1` and is empty at position 0. Positions come in order.

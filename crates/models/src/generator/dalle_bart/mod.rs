@@ -15,14 +15,15 @@
 //! Teacher-forced in training ([`DalleBart::logits`]); with a [`Cache`] of keys and values one token at a time in generation
 //! ([`DalleBart::decode_step`], and [`Candidates`] for all pictures of a prompt at once).
 //!
-//! **Differences.** Special entries of the image table (start token, padding to round sizes) are cut off the logits: published DALL-E mini trains them as
-//! never-seen classes and min-dalle cuts them off when it samples. There is no dropout (DALL-E mini has none either). DALL-E mini masks no padding in
-//! self-attention of padded queries' outputs and neither do we: what stands at padded places is never looked at.
+//! **Differences.** Special entries of the image table (the start token, entries that round the table's size up) are cut off the logits, in training too:
+//! published DALL-E mini trains them as classes that never occur, and min-dalle cuts them off when it samples. There is no dropout (DALL-E mini has none
+//! either). Norms always have a scale; where DALL-E mini leaves it out, because a linear map follows, it is imported as 1.
 //!
 //! **The unconditional row** of super-conditioning is the empty caption as the text tokenizer encodes it, `<start><end>` and padding. It means something
 //! only if training replaced some captions by it (DALL-E mini: `blank_caption_prob` 0.1 to 0.2), which is the recipe's part.
 //!
-//! **Verified** against `min_dalle` (encoder, logits, 256 greedy tokens) and `transformers` (encoder, logits, loss, every gradient): `tests.rs`, `goldens/`.
+//! **Verified** against `min_dalle` and `transformers` (encoder, logits, loss, every gradient) and for 256 greedy tokens against `min_dalle`'s own cache,
+//! plain and super-conditioned: `tests.rs`, `goldens/`.
 
 mod attention;
 mod block;
@@ -30,7 +31,6 @@ mod cache;
 mod candidates;
 mod config;
 pub mod import;
-
 pub mod loss;
 #[cfg(test)]
 mod tests;

@@ -147,6 +147,14 @@ fn impossible_configs_are_named() {
     );
 }
 
+#[test]
+fn configs_go_round_and_unknown_keys_are_refused() {
+    let text = serde_json::to_string(&Config::dalle_mini()).unwrap();
+    assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), Config::dalle_mini());
+    let error = serde_json::from_str::<Config>(&text.replace("\"channels\"", "\"d_model\"")).unwrap_err().to_string();
+    assert!(error.starts_with("unknown field `d_model`"), "{error}");
+}
+
 // Golden: min-dalle.
 
 /// The golden's sizes are smaller than any published ones, so the number of codes and of heads are said here; the rest is read off the weights.

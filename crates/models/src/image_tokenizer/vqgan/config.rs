@@ -21,10 +21,11 @@ impl Config {
         self.quantizer.validate().map_err(|error| within("quantizer", error))
     }
 
-    /// For 64x64 pictograms: 8x8 = 64 image tokens of 1024 unit-length codes kept as moving averages, restarted when they die. Ours, not published.
+    /// For 64x64 pictograms: 8x8 = 64 image tokens of 1024 unit-length codes kept as moving averages, restarted when they die. Few channels where the
+    /// feature maps are large, so that two cores train it. Ours, not published.
     pub fn pictograms() -> Self {
         Self {
-            network: convolutional::Config { residual_block_count: 1, ..published(48, &[1, 2, 3, 4], 48, &[3], 12) },
+            network: convolutional::Config { residual_block_count: 1, ..published(32, &[1, 1, 2, 4], 64, &[3], 8) },
             quantizer: vector::Config { unit_length: true, codebook: vector::Codebook::MovingAverage, restart_below: 0.1, ..vector::Config::learned(1024, 32) },
         }
     }

@@ -253,7 +253,8 @@ impl Machine<'_> {
                 self.reduce(callee, arguments)?;
             }
             b'i' => {
-                (self.input.line()?, self.input.line()?);
+                self.input.line()?; // module
+                self.input.line()?; // name
                 self.pop_to_mark()?;
                 self.push_node(Node::Object(Object::default()));
             }

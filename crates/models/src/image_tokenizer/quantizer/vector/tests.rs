@@ -228,8 +228,10 @@ fn k_means_finds_the_heaps() {
             loss < 0.06
         });
         assert!(found.count() >= 2);
-        let placed: f32 = quantizer(codebook, 0.0, &device).start_codebook(latents.clone(), 0, &mut rng(1)).forward(latents.clone()).commitment_loss.into_scalar();
-        let moved: f32 = quantizer(codebook, 0.0, &device).start_codebook(latents.clone(), 5, &mut rng(1)).forward(latents.clone()).commitment_loss.into_scalar();
+        let placed: f32 =
+            quantizer(codebook, 0.0, &device).start_codebook(latents.clone(), 0, &mut rng(1)).forward(latents.clone()).commitment_loss.into_scalar();
+        let moved: f32 =
+            quantizer(codebook, 0.0, &device).start_codebook(latents.clone(), 5, &mut rng(1)).forward(latents.clone()).commitment_loss.into_scalar();
         assert!(moved <= placed, "{moved} after {placed}");
     }
     // Fewer latents than codes: every latent becomes a code.

@@ -1,0 +1,45 @@
+//! `smalti reconstruct` and `smalti rerank`.
+
+use crate::program::Workplace;
+use smalti_data::Picture;
+
+fn workplace() -> Workplace {
+    let workplace = Workplace::with_bundle();
+    for (name, picture) in [("a.png", Picture::filled(40, 20, [200, 30, 60])), ("b.png", Picture::filled(16, 16, [10, 160, 90]))] {
+        workplace.write(name, picture.to_png(&[]).unwrap());
+    }
+    workplace
+}
+
+#[test]
+fn reconstructions_are_written_and_measured() {
+    let workplace = workplace();
+    let json = workplace.json(&["reconstruct", "a.png", "b.png", "--bundle", "tiny", "--json"]);
+    let pictures = json["pictures"].as_array().unwrap();
+    assert_eq!(workplace.files("out"), ["a-reconstructed.png", "b-reconstructed.png"]);
+    assert!(pictures.iter().all(|made| made["image_tokens"].as_array().unwrap().len() == 16 && made["psnr"].is_number() && made["ssim"].is_number()), "{json}");
+    let text = workplace.succeed(&["reconstruct", "a.png", "--bundle", "tiny", "--size", "32"]);
+    assert!(text.starts_with("out/a-reconstructed.png  PSNR ") && text.contains(" dB  SSIM "), "{text}");
+    let picture = Picture::open(&workplace.path("out/a-reconstructed.png"), &Default::default()).unwrap();
+    assert_eq!((picture.width, picture.height), (32, 32));
+}
+
+#[test]
+fn ranking_lists_every_picture_once_the_best_first() {
+    let workplace = workplace();
+    let json = workplace.json(&["rerank", "a red heart", "a.png", "b.png", "a.png", "--bundle", "tiny", "--json"]);
+    let scores: Vec<f64> = json["pictures"].as_array().unwrap().iter().map(|ranked| ranked["score"].as_f64().unwrap()).collect();
+    assert!(scores.len() == 3 && scores.is_sorted_by(|left, right| left >= right), "{json}");
+    let text = workplace.succeed(&["rerank", "a red heart", "a.png", "b.png", "--bundle", "tiny"]);
+    assert_eq!(text.lines().count(), 2);
+    assert!(text.contains("  a.png") && text.contains("  b.png"), "{text}");
+}
+
+#[test]
+fn a_generated_picture_gets_its_score_again() {
+    let workplace = Workplace::with_bundle();
+    let made = workplace.json(&["generate", "a red heart", "--bundle", "tiny", "--count", "1", "--json"]);
+    let file = made["pictures"][0]["file"].as_str().unwrap();
+    let ranked = workplace.json(&["rerank", "a red heart", file, "--bundle", "tiny", "--json"]);
+    assert_eq!(ranked["pictures"][0]["score"], made["pictures"][0]["score"]);
+}
