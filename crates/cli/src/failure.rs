@@ -24,7 +24,7 @@ pub fn exit_code(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(program)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", with_causes(&error));
             if is_wrong_use(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
         Err(panic) => {
@@ -35,10 +35,33 @@ pub fn exit_code(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     }
 }
 
+/// The error and its causes, each said once: many messages end with their cause already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn is_wrong_use(error: &anyhow::Error) -> bool {
     error.is::<WrongUse>() || error.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_wrong_request)
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn causes_are_said_once() {
+        let error = Err::<(), _>(std::io::Error::other("disk on fire")).context("a.png: disk on fire").context("sheet").unwrap_err();
+        assert_eq!(with_causes(&error), "sheet: a.png: disk on fire");
+    }
 }

@@ -1,6 +1,6 @@
 //! The PNGs that are written: their names, the texts inside them, and the folder they go to.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use smalti_data::Picture;
 use smalti_data::grid::{GridOptions, assemble};
 use smalti_nn::weights::write_atomically;
@@ -27,11 +27,9 @@ pub fn slug(prompt: &str) -> String {
 
 /// Makes the folder and makes sure that files can be written there, before hours of work are put into them.
 pub fn prepare_folder(folder: &Path) -> anyhow::Result<()> {
-    let cannot = || format!("{}: cannot write there; hint: choose another folder with --out DIR", folder.display());
-    fs::create_dir_all(folder).with_context(cannot)?;
     let probe = folder.join(format!(".smalti-{}.tmp", std::process::id()));
-    fs::write(&probe, b"x").with_context(cannot)?;
-    fs::remove_file(&probe).with_context(cannot)
+    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"x")).and_then(|()| fs::remove_file(&probe));
+    tried.map_err(|error| anyhow!("{}: cannot write there: {error}; hint: choose another folder with --out DIR", folder.display()))
 }
 
 /// Writes a PNG with texts, whole or not at all.

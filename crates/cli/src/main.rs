@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 /// Train and run text-to-image models
 #[derive(Debug, Parser)]
-#[command(name = "smalti", version, max_term_width = 110, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "smalti", version, max_term_width = 110, disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: commands::Command,

@@ -2,7 +2,7 @@
 
 use smalti_data::Picture;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Overrides that make the image tokenizer small enough for a test of the loop.

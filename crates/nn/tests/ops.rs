@@ -235,7 +235,7 @@ fn attention_agrees_with_burn() {
             |i| ops::attention(i.x.clone(), whole(i.clone()).0, whole(i).1, Mask::Causal),
             |i| softmax_attention(i.x.clone(), whole(i.clone()).0, whole(i).1, Some(causal.clone())),
         );
-        let sees = |b: usize, j: usize| j == 0 || (j + b) % 3 != 0;
+        let sees = |b: usize, j: usize| j == 0 || !(j + b).is_multiple_of(3);
         let by_key = hidden(&|b, _, j| sees(b, j));
         let visible: Vec<bool> = (0..3 * keys).map(|n| sees(n / keys, n % keys)).collect();
         let visible = Tensor::<2, Bool>::from_data(TensorData::new(visible, [3, keys]), &device());

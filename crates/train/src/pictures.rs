@@ -20,7 +20,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PictureSettings {
-    /// A folder or a shard, seen from the folder the program was started in. Where it holds a folder `train`, that is trained on.
+    /// A folder or a shard, seen from the folder the program was started in. Where it holds splits, `train` is trained on.
     pub path: PathBuf,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<DatasetKind>,
@@ -107,10 +107,29 @@ impl PictureSettings {
         DecodeOptions { background: self.background, pixel_limit: self.pixel_limit, svg_size: Some(self.image_size as u32) }
     }
 
+    /// Whether `path` holds splits: a folder `train`, no metadata of its own, and no folder that is not a split (one may be a class of vehicles).
+    fn is_split(&self) -> bool {
+        let Ok(entries) = std::fs::read_dir(&self.path) else { return false };
+        let entries: Vec<_> = entries.filter_map(|entry| entry.ok()).collect();
+        let names = |folders: bool| {
+            let of_kind = entries.iter().filter(move |entry| entry.path().is_dir() == folders);
+            of_kind.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        let (folders, files) = (names(true), names(false));
+        let known = |name: &String| name == TRAIN || *name == self.held_out || OTHER_SPLITS.contains(&name.as_str()) || name.starts_with('.');
+        folders.iter().any(|name| name == TRAIN) && folders.iter().all(known) && !files.iter().any(|name| name == "metadata.jsonl" || name == "metadata.csv")
+    }
+
     fn open(&self, path: PathBuf, captions: CaptionRule) -> Result<Dataset, TrainError> {
         Ok(dataset::open(&DatasetConfig { kind: self.kind, captions, problem_limit: self.problem_limit, ..DatasetConfig::new(path) })?)
     }
 }
+
+/// The split that is trained on.
+const TRAIN: &str = "train";
+
+/// Other names of splits, as `smalti data build` and Hugging Face's imagefolder have them.
+const OTHER_SPLITS: [&str; 9] = ["pairs", "concepts", "test", "testing", "validation", "valid", "val", "dev", "eval"];
 
 /// An opened data set with its batches.
 pub struct Pictures {
@@ -128,13 +147,13 @@ pub struct Pictures {
 impl Pictures {
     /// Opens the data and decodes the pictures of evaluations, in even steps through the held-out ones.
     pub fn open(settings: &PictureSettings, captions: CaptionRule) -> Result<Self, TrainError> {
-        let train = settings.path.join("train");
-        let training = settings.open(if train.is_dir() { train } else { settings.path.clone() }, captions)?;
+        let split = settings.is_split();
+        let training = settings.open(if split { settings.path.join(TRAIN) } else { settings.path.clone() }, captions)?;
         for problem in training.problems() {
             eprintln!("warning: {problem}; skipped");
         }
         let held_out_path = settings.path.join(&settings.held_out);
-        let held_out = (!settings.held_out.is_empty() && held_out_path.is_dir()).then(|| settings.open(held_out_path, captions)).transpose()?;
+        let held_out = (split && !settings.held_out.is_empty() && held_out_path.is_dir()).then(|| settings.open(held_out_path, captions)).transpose()?;
         let source = held_out.as_ref().unwrap_or(&training);
         let evaluation = evenly_spread(source, settings, settings.evaluation_count)?;
         let held_out = held_out.is_some();
@@ -257,4 +276,23 @@ pub fn sheet(rows: &[Vec<Picture>]) -> Result<Picture, TrainError> {
     let column_count = rows.first().map_or(1, Vec::len);
     let options = GridOptions { column_count, gap: 2, background: [255; 3] };
     Ok(grid::assemble(&rows.concat(), &options)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_called_train_is_no_split() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings: PictureSettings = toml::from_str(&format!("path = {:?}\nimage_size = 8", folder.path())).unwrap();
+        assert!(!settings.is_split());
+        for (name, expected) in [("train", true), ("pairs", true), (".cache", true), ("ship", false)] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            assert_eq!(settings.is_split(), expected, "with {name}");
+        }
+        std::fs::remove_dir(folder.path().join("ship")).unwrap();
+        std::fs::write(folder.path().join("metadata.jsonl"), "").unwrap();
+        assert!(!settings.is_split(), "its own metadata");
+    }
 }

@@ -48,7 +48,8 @@ pub struct Flags {
     /// Pictures drawn for each caption, of which the best by the bundle's ranking counts
     #[arg(long, value_name = "K", default_value_t = 1)]
     candidates: usize,
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    /// Decides the pictures and what is drawn at random for the figures
+    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// How much the prompt counts, as for generate
     #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]

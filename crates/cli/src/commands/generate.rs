@@ -25,7 +25,7 @@ pub struct Flags {
     #[arg(long, value_name = "M")]
     keep: Option<usize>,
     /// Picture I of a seed is always the same, whatever the count
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Folder for the PNGs and the contact sheet
     #[arg(long, value_name = "DIR", default_value = "out")]

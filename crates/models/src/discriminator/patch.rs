@@ -14,14 +14,14 @@
 use super::batch_norm::{BatchNorm, BatchStatistics};
 use crate::ConfigError;
 use burn::module::Module;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use smalti_nn::Initializer;
 use smalti_nn::layers::{Conv2d, Conv2dConfig, GroupNorm};
-use smalti_nn::ops::{Activation, Padding};
+use smalti_nn::ops::{self, Activation, Padding};
 
 /// Slope of the leaky ReLU below zero (Radford, Metz and Chintala 2016).
-const SLOPE: f64 = 0.2;
+const SLOPE: f32 = 0.2;
 
 /// Standard deviation of the first weights (Radford, Metz and Chintala 2016).
 const WEIGHT_DEVIATION: f32 = 0.02;
@@ -134,7 +134,7 @@ impl PatchDiscriminator {
                 Some(norm) => norm.forward(h),
                 None => layer.grouped(h),
             };
-            activation::leaky_relu(h, SLOPE)
+            ops::leaky_relu(h, SLOPE)
         });
         self.conv_out.forward(h)
     }
@@ -153,7 +153,7 @@ impl PatchDiscriminator {
                 }
                 None => layer.grouped(h),
             };
-            h = activation::leaky_relu(h, SLOPE);
+            h = ops::leaky_relu(h, SLOPE);
         }
         Judgement { logits: self.conv_out.forward(h), statistics }
     }

@@ -2,10 +2,11 @@
 
 use crate::ConfigError;
 use burn::module::Module;
-use burn::tensor::{Tensor, activation, module, ops::MaxPoolOptions};
+use burn::tensor::{Tensor, module, ops::MaxPoolOptions};
 use serde::{Deserialize, Serialize};
 use smalti_nn::Initializer;
 use smalti_nn::layers::{Conv2d, Conv2dConfig};
+use smalti_nn::ops;
 
 /// Convolutions of each stage.
 pub(super) const CONVOLUTION_COUNTS: [usize; 5] = [2, 2, 3, 3, 3];
@@ -60,7 +61,7 @@ impl Vgg16 {
                 h = halve(h);
             }
             for convolution in &stage.convolutions {
-                h = activation::relu(convolution.forward(h));
+                h = ops::relu(convolution.forward(h));
             }
             features.push(h.clone());
         }

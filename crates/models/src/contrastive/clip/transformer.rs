@@ -2,7 +2,7 @@
 
 use super::config::{FeedForwardActivation, TransformerConfig};
 use burn::module::Module;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use smalti_nn::Initializer;
 use smalti_nn::layers::{LayerNorm, Linear};
 use smalti_nn::ops::{self, Mask};
@@ -55,8 +55,8 @@ impl Block {
         let x = x.clone() + self.attend(self.attention_norm.forward(x), mask);
         let hidden = self.feed_forward_input.forward(self.feed_forward_norm.forward(x.clone()));
         let hidden = match self.activation {
-            FeedForwardActivation::QuickGelu => hidden.clone() * activation::sigmoid(hidden * 1.702),
-            FeedForwardActivation::Gelu => activation::gelu(hidden),
+            FeedForwardActivation::QuickGelu => ops::quick_gelu(hidden),
+            FeedForwardActivation::Gelu => ops::gelu(hidden),
         };
         x + self.feed_forward_output.forward(hidden)
     }

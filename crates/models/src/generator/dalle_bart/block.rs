@@ -4,10 +4,10 @@ use super::attention::{Attention, KeyValues};
 use super::config::{Config, FeedForward as FeedForwardKind, Norms, StackConfig};
 use super::{INITIAL_DEVIATION, NORM_EPSILON};
 use burn::module::Module;
-use burn::tensor::{Bool, Tensor, activation};
+use burn::tensor::{Bool, Tensor};
 use smalti_nn::Initializer;
 use smalti_nn::layers::{LayerNorm, Linear};
-use smalti_nn::ops::Mask;
+use smalti_nn::ops::{self, Mask};
 
 /// A branch f with the norms that its family puts around it: after(x + inside(f(before(x)))), where a norm that is not there does nothing.
 #[derive(Module, Debug)]
@@ -139,7 +139,7 @@ impl FeedForward {
 
     /// x [batch, tokens, channels] -> the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = activation::gelu(self.input.forward(x.clone()));
+        let hidden = ops::gelu(self.input.forward(x.clone()));
         let hidden = match &self.gate {
             Some(gate) => hidden * gate.forward(x),
             None => hidden,

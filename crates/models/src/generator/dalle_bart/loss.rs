@@ -1,6 +1,7 @@
 //! The loss: cross-entropy of the image tokens.
 
-use burn::tensor::{Int, Tensor, activation};
+use burn::tensor::{Int, Tensor};
+use smalti_nn::ops;
 
 /// Mean over all tokens of -(1 - s) log p(t) - s mean over the vocabulary of log p, with label smoothing s in [0, 1) (Szegedy et al. 2016, section 7; 0 is
 /// plain cross-entropy, in nats per image token).
@@ -9,11 +10,5 @@ use burn::tensor::{Int, Tensor, activation};
 pub fn cross_entropy(logits: Tensor<3>, image_tokens: Tensor<2, Int>, label_smoothing: f32) -> Tensor<1> {
     let [batch, tokens, vocabulary] = logits.dims();
     assert!(image_tokens.dims() == [batch, tokens], "cross_entropy: logits {:?} do not fit image tokens {:?}", logits.dims(), image_tokens.dims());
-    let log_probability = activation::log_softmax(logits, 2);
-    let of_target = log_probability.clone().gather(2, image_tokens.reshape([batch, tokens, 1])).mean();
-    if label_smoothing == 0.0 {
-        return -of_target;
-    }
-    let of_all = log_probability.reshape([batch * tokens * vocabulary]).mean();
-    -(of_target * (1.0 - label_smoothing) + of_all * label_smoothing)
+    ops::cross_entropy(logits.reshape([batch * tokens, vocabulary]), image_tokens.reshape([batch * tokens]), label_smoothing).mean()
 }
