@@ -68,7 +68,8 @@ impl Workplace {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_smalti"));
-        command.current_dir(self.folder.path());
+        // Help is wrapped to the width of the terminal, which may be set here.
+        command.current_dir(self.folder.path()).env_remove("COLUMNS").env_remove("LINES");
         command
     }
 

@@ -1,3 +1,5 @@
+//! Readers: every layout people have, broken and hostile input, random bytes.
+
 use super::*;
 
 use std::io::Write;

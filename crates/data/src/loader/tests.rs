@@ -1,3 +1,5 @@
+//! The loader: exact under resume and sharding, one order whatever the workers, broken pictures counted.
+
 use super::*;
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+//! The pictogram set: captions, splits, deterministic bytes, the shipped sample.
+
 use super::*;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,5 @@
+//! Pictures: formats, orientation, alpha, bombs, text in PNGs.
+
 use super::*;
 
 use image::{ExtendedColorType, ImageEncoder};

@@ -1,3 +1,5 @@
+//! Resampling, against Pillow's.
+
 use super::*;
 
 use std::path::Path;

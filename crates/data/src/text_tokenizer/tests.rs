@@ -1,3 +1,5 @@
+//! Text tokenizers, against the Python tokenizers package and open_clip.
+
 use super::*;
 
 use std::path::PathBuf;

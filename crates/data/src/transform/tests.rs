@@ -1,3 +1,5 @@
+//! Resize, crop, flip and colour jitter.
+
 use super::*;
 
 use rand::SeedableRng;

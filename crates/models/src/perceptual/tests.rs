@@ -1,3 +1,5 @@
+//! LPIPS, against the lpips package.
+
 use super::lpips::Lpips;
 use super::{import, vgg};
 use burn::module::Module;

@@ -1,3 +1,5 @@
+//! PatchGAN, against taming-transformers; gradients against finite differences.
+
 use super::*;
 use crate::discriminator::import;
 use burn::optim::{AdamConfig, GradientsParams};

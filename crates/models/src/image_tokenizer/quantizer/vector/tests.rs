@@ -1,3 +1,5 @@
+//! The codebook: who gets which gradient, moving averages, restarts, k-means start.
+
 use super::*;
 use burn::tensor::Device;
 use rand::SeedableRng;
