@@ -1,5 +1,6 @@
-//! House rules as checks, and signposts: `cargo xtask tidy`, `cargo xtask where vqgan`.
+//! House rules as checks, and signposts: `cargo xtask tidy`, `cargo xtask where vqgan`, `cargo xtask check-pictures KEPT.json ALL.json`.
 
+mod check_pictures;
 mod signpost;
 mod tidy;
 
@@ -12,7 +13,8 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy::run(&root),
         ["where", model] => signpost::run(&root, model),
-        _ => bail!("expected `tidy` or `where MODEL`, found `{}`", arguments.join(" ")),
+        ["check-pictures", kept, all] => check_pictures::run(Path::new(kept), Path::new(all)),
+        _ => bail!("expected `tidy`, `where MODEL` or `check-pictures KEPT.json ALL.json`, found `{}`", arguments.join(" ")),
     }
 }
 
