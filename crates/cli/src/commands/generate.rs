@@ -44,7 +44,7 @@ pub struct Flags {
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
-struct SamplingFlags {
+pub(super) struct SamplingFlags {
     /// How much the prompt counts: 1 as trained, more exaggerates it, 0 ignores it
     #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]
     guidance_scale: f32,
@@ -65,6 +65,14 @@ struct SamplingFlags {
     batch_size: usize,
 }
 
+impl SamplingFlags {
+    /// One picture of a prompt, drawn as the flags say.
+    pub(super) fn request(self, prompt: impl Into<String>) -> Request {
+        let Self { guidance_scale, temperature, top_k, top_p, greedy, batch_size } = self;
+        Request { guidance_scale, options: SamplingOptions { greedy, temperature, top_k, top_p }, batch_size, ..Request::new(prompt) }
+    }
+}
+
 #[derive(Debug)]
 pub struct Job {
     bundle: PathBuf,
@@ -76,9 +84,7 @@ pub struct Job {
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
-    let SamplingFlags { guidance_scale, temperature, top_k, top_p, greedy, batch_size } = flags.sampling;
-    let options = SamplingOptions { greedy, temperature, top_k, top_p };
-    let request = Request { prompt: flags.prompt, count: flags.count, keep: flags.keep, seed: flags.seed, guidance_scale, options, batch_size };
+    let request = Request { count: flags.count, keep: flags.keep, seed: flags.seed, ..flags.sampling.request(flags.prompt) };
     request.validate()?;
     let compute = flags.compute.resolve()?;
     Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, out: flags.out, json: flags.json, preview: flags.preview, compute })

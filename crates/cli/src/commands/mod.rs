@@ -7,6 +7,7 @@ mod import;
 mod inspect;
 mod reconstruct;
 mod rerank;
+mod sheet;
 mod train;
 
 #[derive(Debug, clap::Subcommand)]
@@ -16,6 +17,7 @@ pub enum Command {
     Reconstruct(reconstruct::Flags),
     Evaluate(evaluate::Flags),
     Rerank(rerank::Flags),
+    Sheet(sheet::Flags),
     Import(import::Flags),
     Inspect(inspect::Flags),
     Data(data::Flags),
@@ -28,6 +30,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Reconstruct(flags) => reconstruct::run(reconstruct::resolve(flags)?),
         Command::Evaluate(flags) => evaluate::run(evaluate::resolve(flags)?),
         Command::Rerank(flags) => rerank::run(rerank::resolve(flags)?),
+        Command::Sheet(flags) => sheet::run(sheet::resolve(flags)?),
         Command::Import(flags) => import::run(import::resolve(flags)?),
         Command::Inspect(flags) => inspect::run(inspect::resolve(flags)?),
         Command::Data(flags) => data::run(data::resolve(flags)?),

@@ -8,7 +8,7 @@ mod generate; //    pictures, metadata, JSON, determinism
 mod help; //        --help of every verb
 mod import; //      others' checkpoints to bundles and weights
 mod inspect; //     bundles, weights, recipes, pictures
-mod pictures; //    reconstruct and rerank
+mod pictures; //    reconstruct, rerank and sheet
 mod program; //     how the program is run here
 #[path = "../../../pipeline/tests/tiny_bundle/mod.rs"]
 mod tiny_bundle;

@@ -1,4 +1,4 @@
-//! `smalti reconstruct` and `smalti rerank`.
+//! `smalti reconstruct`, `smalti rerank` and `smalti sheet`.
 
 use crate::program::Workplace;
 use smalti_data::Picture;
@@ -42,4 +42,25 @@ fn a_generated_picture_gets_its_score_again() {
     let file = made["pictures"][0]["file"].as_str().unwrap();
     let ranked = workplace.json(&["rerank", "a red heart", file, "--bundle", "tiny", "--json"]);
     assert_eq!(ranked["pictures"][0]["score"], made["pictures"][0]["score"]);
+}
+
+#[test]
+fn a_sheet_has_a_picture_for_each_line() {
+    let workplace = Workplace::with_bundle();
+    workplace.write("prompts.txt", "a red heart\n\n  a blue fish \na tree\n");
+    let json = workplace.json(&["sheet", "prompts.txt", "--bundle", "tiny", "--candidates", "2", "--out", "all.png", "--json"]);
+    let prompts: Vec<&str> = json["pictures"].as_array().unwrap().iter().map(|made| made["prompt"].as_str().unwrap()).collect();
+    assert_eq!(prompts, ["a red heart", "a blue fish", "a tree"]);
+    let alone = workplace.json(&["generate", "a blue fish", "--bundle", "tiny", "--count", "2", "--keep", "1", "--json"]);
+    assert_eq!(json["pictures"][1]["image_tokens"], alone["pictures"][0]["image_tokens"], "the sheet shows what generate makes");
+    assert!(Picture::open(&workplace.path("all.png"), &Default::default()).is_ok());
+}
+
+#[test]
+fn a_file_without_prompts_is_an_error() {
+    let workplace = Workplace::with_bundle();
+    workplace.write("prompts.txt", "\n  \n");
+    let finished = workplace.run(&["sheet", "prompts.txt", "--bundle", "tiny"]);
+    assert!(finished.stderr.contains("prompts.txt: expected a prompt in each line, found none"), "{}", finished.stderr);
+    assert!(!workplace.path("sheet.png").exists());
 }

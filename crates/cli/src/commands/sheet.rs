@@ -1,0 +1,114 @@
+//! `smalti sheet PROMPTS.txt`: one picture for each line of a file, on one sheet; nobody chooses.
+
+use super::generate::SamplingFlags;
+use crate::made_files::{contact_sheet, write_png};
+use crate::output::{print, print_json};
+use crate::preview::{self, When};
+use crate::progress::Reporter;
+use crate::{bundle_path, compute};
+use anyhow::{Context, bail};
+use serde::Serialize;
+use smalti_pipeline::BundleFolder;
+use smalti_pipeline::text_to_image::{Request, TextToImage};
+use std::path::PathBuf;
+
+/// Draw one picture for each line of a file, on one sheet
+#[derive(Clone, Debug, clap::Args)]
+pub struct Flags {
+    /// A text file with a prompt in each line
+    #[arg(value_name = "PROMPTS")]
+    prompts: PathBuf,
+    /// The bundle that draws [default: bundles/pictograms of the repository]
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Pictures drawn for each prompt, of which the best by the bundle's ranking is shown
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    candidates: usize,
+    /// The same for every prompt
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// The PNG to write
+    #[arg(long, value_name = "FILE", default_value = "sheet.png")]
+    out: PathBuf,
+    /// Print one JSON object: the sheet, and prompt, number, score and image tokens of each picture
+    #[arg(long)]
+    json: bool,
+    /// Show the sheet in the terminal, on stderr
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
+    preview: When,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    #[command(flatten)]
+    compute: compute::Flags,
+}
+
+#[derive(Debug)]
+pub struct Job {
+    /// One for each line, in its order.
+    requests: Vec<Request>,
+    bundle: PathBuf,
+    out: PathBuf,
+    json: bool,
+    preview: When,
+    compute: compute::Compute,
+}
+
+pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
+    let text = std::fs::read_to_string(&flags.prompts).with_context(|| flags.prompts.display().to_string())?;
+    let keep = (flags.candidates > 1).then_some(1);
+    let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("") };
+    let requests: Vec<Request> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Request { prompt: line.to_string(), ..template.clone() }).collect();
+    if requests.is_empty() {
+        bail!("{}: expected a prompt in each line, found none", flags.prompts.display());
+    }
+    requests.iter().try_for_each(Request::validate)?;
+    let compute = flags.compute.resolve()?;
+    Ok(Job { requests, bundle: bundle_path::resolve(flags.bundle)?, out: flags.out, json: flags.json, preview: flags.preview, compute })
+}
+
+#[derive(Serialize)]
+struct Output {
+    sheet: String,
+    bundle: String,
+    pictures: Vec<PictureOutput>,
+}
+
+#[derive(Serialize)]
+struct PictureOutput {
+    prompt: String,
+    index: usize,
+    score: Option<f32>,
+    image_tokens: Vec<u32>,
+}
+
+pub fn run(job: Job) -> anyhow::Result<()> {
+    let bundle = BundleFolder::open(&job.bundle)?;
+    let (pictures, outputs) = job.compute.run(|| draw(&job, &bundle))?;
+    let sheet = contact_sheet(&pictures)?;
+    let settings = &job.requests[0];
+    let texts = [
+        ("bundle", bundle.manifest().id()),
+        ("seed", settings.seed.to_string()),
+        ("guidance scale", settings.guidance_scale.to_string()),
+        ("prompts", job.requests.iter().map(|request| request.prompt.as_str()).collect::<Vec<_>>().join("\n")),
+    ];
+    write_png(&sheet, &job.out, &texts)?;
+    preview::show(&sheet, job.preview);
+    let output = Output { sheet: job.out.display().to_string(), bundle: bundle.manifest().id(), pictures: outputs };
+    if job.json { print_json(&output) } else { print(&output.sheet) }
+}
+
+fn draw(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Vec<smalti_data::Picture>, Vec<PictureOutput>)> {
+    let text_to_image = TextToImage::load(bundle, &job.compute.device)?;
+    let mut reporter = Reporter::new();
+    let (mut pictures, mut outputs) = (Vec::new(), Vec::new());
+    for (done, request) in job.requests.iter().enumerate() {
+        for made in text_to_image.generate(request, &mut |_| {})?.pictures {
+            outputs.push(PictureOutput { prompt: request.prompt.clone(), index: made.index, score: made.score, image_tokens: made.image_tokens });
+            pictures.push(made.picture);
+        }
+        reporter.report("drawing a picture for each prompt", done + 1, job.requests.len());
+    }
+    Ok((pictures, outputs))
+}
