@@ -87,7 +87,8 @@ mod tests {
 
     impl ModuleMapper for Double {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|tensor| tensor * 2.0)
+            let learns = param.is_require_grad();
+            param.map(|tensor| Tensor::from_inner(tensor.inner() * 2.0).set_require_grad(learns))
         }
     }
 }
