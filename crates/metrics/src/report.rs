@@ -118,7 +118,7 @@ impl fmt::Display for SplitReport {
         let Generation { r_precision, clip_score, frechet, frechet_half } = &self.generation;
         let mut row = |name: &str, generated: &dyn fmt::Display, real: &dyn fmt::Display, chance: &str| {
             // Padding applies to strings, not to what an arbitrary value displays.
-            let line = format!("{name:<26}{:<40}{:<40}{chance}", generated.to_string(), real.to_string());
+            let line = format!("{name:<28}{:<46}{:<46}{chance}", generated.to_string(), real.to_string());
             writeln!(f, "{}", line.trim_end())
         };
         row(&self.split, &"generated", &"real", "chance")?;
