@@ -37,7 +37,6 @@ fn messages_are_as_reviewed() {
         vec!["generate", "a fish", "--bundle", "file"],
         vec!["generate", "a fish", "--bundle", "old"],
         vec!["generate", "a fish", "--bundle", "typo"],
-        vec!["generate", "a fish"],
         vec!["reconstruct", "--bundle", "tiny"],
         vec!["reconstruct", "absent.png", "--bundle", "tiny"],
         vec!["reconstruct", "broken.png", "--bundle", "tiny"],
@@ -104,4 +103,20 @@ fn a_folder_without_permission_is_named() {
     }
     let finished = workplace.run(&["generate", "a fish", "--bundle", "tiny", "--out", "closed"]);
     assert!(finished.status == 1 && finished.stderr.contains("closed: cannot write there: "), "{finished:?}");
+}
+
+/// A program that lies neither in nor below a repository, as one that was installed.
+#[test]
+fn without_any_bundle_the_error_says_so() {
+    let workplace = Workplace::new();
+    let program = workplace.path("installed");
+    std::fs::copy(env!("CARGO_BIN_EXE_smalti"), &program).unwrap();
+    let output = std::process::Command::new(&program).args(["generate", "a fish"]).current_dir(workplace.path(".")).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("no bundle: expected bundles/pictograms in this folder or one above it, found none; hint: name one with --bundle DIR"),
+        "{message}"
+    );
+    assert!(!workplace.path("out").exists());
 }
