@@ -46,6 +46,17 @@ impl Conv2d {
         }
     }
 
+    /// Zero weights and bias: the last convolution of a branch that begins by adding nothing.
+    pub fn zero(config: Conv2dConfig, initializer: &mut Initializer) -> Self {
+        let Conv2dConfig { input_channels, output_channels, kernel_size, stride, padding, bias } = config;
+        Self {
+            weight: initializer.constant([kernel_size, kernel_size, input_channels, output_channels], 0.0),
+            bias: bias.then(|| initializer.constant([output_channels], 0.0)),
+            stride,
+            padding: (padding.before, padding.after),
+        }
+    }
+
     /// x [batch, height, width, input] -> [batch, height', width', output].
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let padding = Padding { before: self.padding.0, after: self.padding.1 };
