@@ -1,6 +1,8 @@
 //! `smalti import`: checkpoints as the reference implementations saved them (the goldens of the models) become bundles.
 
 use crate::program::Workplace;
+use smalti_nn::weights::safetensors::{self, Storage};
+use smalti_nn::weights::{HostTensor, NamedTensors};
 
 #[test]
 fn an_image_tokenizer_becomes_a_bundle_that_reconstructs() {
@@ -45,6 +47,27 @@ fn bart_and_open_ai_clip() {
     assert_eq!(workplace.files("bart-bundle"), ["MODEL_CARD.md", "bundle.toml", "generator.safetensors"]);
 }
 
+/// The heads in the format of lpips' own `vgg.pth`, VGG16 of zeros in the place of torchvision's.
+#[test]
+fn lpips_from_its_own_heads_and_vgg16() {
+    let workplace = Workplace::new();
+    workplace.copy("models/src/perceptual/goldens/heads.pth", "lpips/vgg.pth");
+    let mut tensors = NamedTensors::new();
+    let (mut place, mut channels) = (0, 3);
+    for (width, convolution_count) in [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)] {
+        for _ in 0..convolution_count {
+            let weight = HostTensor { shape: vec![width, channels, 3, 3], values: vec![0.0; width * channels * 9] };
+            tensors.insert(format!("features.{place}.weight"), weight);
+            tensors.insert(format!("features.{place}.bias"), HostTensor { shape: vec![width], values: vec![0.0; width] });
+            (place, channels) = (place + 2, width);
+        }
+        place += 1;
+    }
+    safetensors::write(&workplace.path("lpips/vgg16.safetensors"), &tensors, Storage::F16).unwrap();
+    let text = workplace.succeed(&["import", "lpips", "--as", "lpips", "--out", "measures", "--storage", "f16"]);
+    assert_eq!(text, "measures/lpips.safetensors: 14,716,160 parameters\n");
+}
+
 /// Every wrong checkpoint: exit status 1, the file, what was expected, and no bundle.
 #[test]
 fn wrong_checkpoints_leave_nothing_behind() {
@@ -53,7 +76,9 @@ fn wrong_checkpoints_leave_nothing_behind() {
     let whole = std::fs::read(taming).unwrap();
     workplace.write("cut.ckpt", &whole[..whole.len() / 2]);
     workplace.write("empty/readme.txt", "nothing");
-    workplace.copy("nn/tests/goldens/older_format.pt", "older.pt");
+    let older = workplace.copy("nn/tests/goldens/formats_older_protocol_2.pt", "older.pt");
+    let older = std::fs::read(older).unwrap();
+    workplace.write("older-cut.pt", &older[..older.len() - 1]);
     workplace.copy("nn/tests/goldens/formats.pt", "other.pt");
     workplace.copy("nn/tests/goldens/formats.safetensors", "two/a.bin");
     workplace.copy("nn/tests/goldens/formats.safetensors", "two/b.bin");
@@ -63,7 +88,8 @@ fn wrong_checkpoints_leave_nothing_behind() {
         // The golden is narrower than any published one: taming's files do not say how many groups there are, and it is always 32.
         ("taming.ckpt", "taming-vqgan", "`network.group_count`: expected a divisor of the channels"),
         ("cut.ckpt", "taming-vqgan", "cut.ckpt: not a readable weights file"),
-        ("older.pt", "taming-vqgan", "hint: in Python, torch.save"),
+        ("older.pt", "taming-vqgan", "hint: is this the format named with --as?"),
+        ("older-cut.pt", "taming-vqgan", "older-cut.pt: not a readable weights file: storage `"),
         ("other.pt", "taming-vqgan", "hint: is this the format named with --as?"),
         ("other.pt", "openai-clip", "hint: is this the format named with --as?"),
         ("empty", "taming-vqgan", "expected a file of weights"),

@@ -1,6 +1,6 @@
 """Makes the goldens of LPIPS: the package `lpips` (version 0.1, net "vgg") with random trunk weights, at narrower stages so that the file stays small.
 
-Run: python make.py   (writes lpips.safetensors and PROVENANCE.toml beside this script)
+Run: python make.py   (writes lpips.safetensors, heads.pth and PROVENANCE.toml beside this script)
 """
 
 import importlib.metadata
@@ -59,6 +59,9 @@ safetensors.torch.save_file(
     | {"x": channels_last(x), "y": channels_last(y), "distance": distance.detach().reshape(2), "gradient": channels_last(y.grad)},
     HERE / "lpips.safetensors",
 )
+# Random heads of the true widths, in the names and the format of lpips' own vgg.pth.
+heads = {f"lin{index}.model.1.weight": torch.rand(1, width, 1, 1) for index, width in enumerate([64, 128, 256, 512, 512])}
+torch.save(heads, HERE / "heads.pth", _use_new_zipfile_serialization=False)
 packages = [f'{package} = "{importlib.metadata.version(package)}"' for package in ["lpips", "torch", "safetensors"]]
 lines = ["# Written by make.py.", f"seed = {SEED}", f'python = "{platform.python_version()}"', "", "[packages]", *packages]
 (HERE / "PROVENANCE.toml").write_text("\n".join(lines) + "\n")

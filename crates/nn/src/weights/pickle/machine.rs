@@ -15,14 +15,23 @@ const AXIS_LIMIT: usize = 16;
 /// PyTorch counts storages: `0`, `1`, ...
 const STORAGE_KEY_LIMIT: usize = 64;
 
-/// Runs a pickle. Gives its result and the heap it lies in, or where and why the pickle makes no sense.
-pub fn run(bytes: &[u8]) -> Result<(Value, Heap), String> {
+/// What a pickle made.
+pub struct Run {
+    pub root: Value,
+    /// What `root` lies in.
+    pub heap: Heap,
+    /// Bytes up to and with STOP; what follows is not part of this pickle.
+    pub size: usize,
+}
+
+/// Runs the pickle that `bytes` begin with, or says where and why it makes no sense.
+pub fn run(bytes: &[u8]) -> Result<Run, String> {
     let mut machine = Machine { input: Input { bytes, place: 0 }, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap: Heap::default() };
     for _ in 0..OPERATION_LIMIT {
         let place = machine.input.place;
         match machine.step() {
             Ok(None) => {}
-            Ok(Some(result)) => return Ok((result, machine.heap)),
+            Ok(Some(root)) => return Ok(Run { root, heap: machine.heap, size: machine.input.place }),
             Err(reason) => return Err(format!("pickle, byte {place}: {reason}")),
         }
     }
@@ -452,6 +461,7 @@ impl Machine<'_> {
             return Err(format!("a tensor: expected as many strides as sizes, found {} and {}", strides.len(), shape.len()));
         }
         let offset = usize::try_from(*offset).map_err(|_| "a tensor: expected an offset of at least 0".to_string())?;
+        let offset = offset.checked_add(storage.offset).ok_or("a tensor: expected an offset within this machine's memory")?;
         Ok(TensorView { storage: storage.clone(), offset, shape, strides })
     }
 
@@ -465,13 +475,25 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// PyTorch's only persistent identities are storages: ("storage", type, key, location, count).
+    /// PyTorch's persistent identities: storages, ("storage", type, key, location, count), in the older format also with None or the (key, offset, count) of a
+    /// part of the storage; and, in the older format, classes with their source text, ("module", class, file, text).
     fn persistent(&mut self, identity: Value) -> Result<(), String> {
-        let [tag, kind, key, ..] = self.heap.tuple(identity).unwrap_or_default() else {
+        let items = self.heap.tuple(identity).unwrap_or_default();
+        let [tag, kind, key, rest @ ..] = items else {
             return Err("expected the identity of a storage".into());
         };
+        if self.heap.text(*tag) == Some("module") {
+            let class = *kind;
+            self.push(class);
+            return Ok(());
+        }
         let (Some("storage"), Some(key)) = (self.heap.text(*tag), self.heap.text(*key)) else {
             return Err("expected the identity of a storage".into());
+        };
+        let offset = match rest.get(2).and_then(|part| self.heap.tuple(*part)) {
+            None => 0,
+            Some([_, Value::Integer(offset), _]) if *offset >= 0 => *offset as usize,
+            Some(_) => return Err("a storage: expected (key, offset, count) as its part".into()),
         };
         if key.len() > STORAGE_KEY_LIMIT {
             return Err(format!("a storage: expected a key of at most {STORAGE_KEY_LIMIT} bytes, found {}", key.len()));
@@ -483,7 +505,7 @@ impl Machine<'_> {
                     .into(),
             ),
         };
-        let storage = Storage { key: key.to_string(), format };
+        let storage = Storage { key: key.to_string(), format, offset };
         self.push_node(Node::Storage(storage));
         Ok(())
     }

@@ -1,23 +1,28 @@
-//! PyTorch checkpoints (`.ckpt`, `.pt`, `.pth`, `.bin`: zip archives of a pickle and raw storages), read by a pickle machine that can execute nothing.
+//! PyTorch checkpoints (`.ckpt`, `.pt`, `.pth`, `.bin`), read by a pickle machine that can execute nothing: zip archives of a pickle and raw storages, and the
+//! format before PyTorch 1.6, where the storages follow the pickle.
 //!
-//! Nothing in a file is trusted: sizes are compared with what the archive really holds before memory is taken, cycles end, and names have a limit.
+//! Nothing in a file is trusted: sizes are compared with what the file really holds before memory is taken, cycles end, and names have a limit.
 
+mod archive;
 mod machine;
 mod naming;
+mod older;
 mod value;
 
 use super::safetensors::chunks;
 use super::{HostTensor, NamedTensors, TensorEntry, WeightsError};
+use archive::Archive;
 use half::{bf16, f16};
+use older::Older;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use value::{Format, Storage, TensorView};
-use zip::{CompressionMethod, ZipArchive};
 
 /// Checkpoints describe their tensors in about 200 bytes each.
 const PICKLE_SIZE_LIMIT: u64 = 64 << 20;
+
 /// Every floating-point tensor of the file as f32, by its path through the pickled dictionaries, joined by dots (`state_dict.encoder.conv_in.weight`).
 ///
 /// Objects of unknown classes (callbacks, hyper-parameters) are looked through but never made. Integer and boolean tensors are left out; [`list`] names them.
@@ -27,77 +32,62 @@ pub fn read(path: &Path) -> Result<NamedTensors, WeightsError> {
 
 /// As [`read`], only the tensors whose names `select` accepts: the optimiser's state need not be loaded to get at the weights.
 pub fn read_selected(path: &Path, select: impl Fn(&str) -> bool) -> Result<NamedTensors, WeightsError> {
-    let mut archive = Archive::open(path)?;
-    let views = archive.views()?;
-    archive.load(views.into_iter().filter(|(name, view)| !view.storage.format.is_integer() && select(name)).collect())
+    let mut checkpoint = Checkpoint::open(path)?;
+    let views = std::mem::take(&mut checkpoint.views);
+    checkpoint.load(views.into_iter().filter(|(name, view)| !view.storage.format.is_integer() && select(name)).collect())
 }
 
 /// Name, shape and number format of every tensor, without reading any numbers.
 pub fn list(path: &Path) -> Result<Vec<TensorEntry>, WeightsError> {
-    let views = Archive::open(path)?.views()?;
+    let views = Checkpoint::open(path)?.views;
     Ok(views.into_iter().map(|(name, view)| TensorEntry { name, format: view.storage.format.name().to_string(), shape: view.shape }).collect())
 }
 
-struct Archive<'a> {
+struct Checkpoint<'a> {
     path: &'a Path,
     file_size: u64,
-    zip: ZipArchive<BufReader<File>>,
-    /// `archive/` in `archive/data.pkl`.
-    folder: String,
+    /// All tensors that the pickle describes, by name, not yet compared with their storages.
+    views: BTreeMap<String, TensorView>,
+    storages: Storages<'a>,
 }
 
-impl<'a> Archive<'a> {
+/// Where the raw numbers lie.
+enum Storages<'a> {
+    Archive(Archive<'a>),
+    Older(Older<'a>),
+}
+
+impl<'a> Checkpoint<'a> {
     fn open(path: &'a Path) -> Result<Self, WeightsError> {
-        let format = |reason: &str| WeightsError::format(path, reason);
-        let mut file = File::open(path).map_err(|source| WeightsError::io(path, source))?;
-        let information = file.metadata().map_err(|source| WeightsError::io(path, source))?;
+        let io = |source| WeightsError::io(path, source);
+        let mut file = File::open(path).map_err(io)?;
+        let information = file.metadata().map_err(io)?;
         if !information.is_file() {
-            return Err(format("expected a file, found a folder or device"));
+            return Err(WeightsError::format(path, "expected a file, found a folder or device"));
         }
+        let file_size = information.len();
         let mut start = Vec::new();
-        file.by_ref().take(16).read_to_end(&mut start).map_err(|source| WeightsError::io(path, source))?;
-        if let Some(reason) = not_a_zip(&start) {
-            return Err(format(reason));
-        }
-        file.seek(SeekFrom::Start(0)).map_err(|source| WeightsError::io(path, source))?;
-        let zip = ZipArchive::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| format(&format!("{error}; hint: the file may be cut short")))?;
-        let pickle = zip.file_names().flatten().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl")).map(|name| name.into_owned());
-        let pickle = pickle.ok_or_else(|| format("expected a PyTorch checkpoint, found a zip archive without data.pkl"))?;
-        let folder = pickle.trim_end_matches("data.pkl").to_string();
-        Ok(Self { path, file_size: information.len(), zip, folder })
+        file.by_ref().take(32).read_to_end(&mut start).map_err(io)?;
+        file.seek(SeekFrom::Start(0)).map_err(io)?;
+        let (views, storages) = if start.starts_with(b"PK\x03\x04") {
+            let mut archive = Archive::open(path, file, file_size)?;
+            (archive.views()?, Storages::Archive(archive))
+        } else if older::is_older(&start) {
+            let (views, older) = Older::open(path, file, file_size)?;
+            (views, Storages::Older(older))
+        } else if start.is_empty() {
+            return Err(WeightsError::format(path, "expected a PyTorch checkpoint, found an empty file"));
+        } else {
+            return Err(WeightsError::format(
+                path,
+                "expected a PyTorch checkpoint (a zip archive), found something else; hint: an unfinished download, or a pointer file of git-lfs?",
+            ));
+        };
+        Ok(Self { path, file_size, views, storages })
     }
 
     fn error(&self, reason: impl Into<String>) -> WeightsError {
         WeightsError::format(self.path, reason)
-    }
-
-    /// An entry of the archive, whole. PyTorch stores without compression, so no entry can be larger than the file.
-    fn entry(&mut self, name: &str, limit: u64) -> Result<Vec<u8>, WeightsError> {
-        let full_name = format!("{}{name}", self.folder);
-        let path = self.path;
-        let format = |reason: String| WeightsError::format(path, format!("entry `{full_name}`: {reason}"));
-        let entry = self.zip.by_name(&full_name).map_err(|error| format(error.to_string()))?;
-        if entry.compression() != CompressionMethod::Stored {
-            return Err(format("expected it uncompressed, as torch.save writes it; hint: save the checkpoint again with torch.save".into()));
-        }
-        let limit = limit.min(self.file_size);
-        if entry.size() > limit {
-            return Err(format(format!("expected at most {limit} bytes, found a claim of {}", entry.size())));
-        }
-        let mut bytes = Vec::new();
-        // Reading to the end also compares the checksum.
-        entry.take(limit).read_to_end(&mut bytes).map_err(|error| format(format!("{error}; hint: the file may be damaged or cut short")))?;
-        Ok(bytes)
-    }
-
-    /// All tensors that the pickle describes, by name, not yet compared with their storages.
-    fn views(&mut self) -> Result<BTreeMap<String, TensorView>, WeightsError> {
-        if self.zip.index_for_name(&format!("{}byteorder", self.folder)).is_some() && self.entry("byteorder", 16)? != b"little" {
-            return Err(self.error("expected little-endian numbers; hint: save the checkpoint again on a common machine"));
-        }
-        let pickle = self.entry("data.pkl", PICKLE_SIZE_LIMIT)?;
-        let (root, heap) = machine::run(&pickle).map_err(|reason| self.error(reason))?;
-        naming::tensors(&heap, root).map_err(|reason| self.error(reason))
     }
 
     /// Reads each storage once, whatever the number of tensors that share it.
@@ -109,7 +99,10 @@ impl<'a> Archive<'a> {
         }
         let mut tensors = NamedTensors::new();
         for (key, views) in by_storage {
-            let bytes = self.entry(&format!("data/{key}"), u64::MAX)?;
+            let bytes = match &mut self.storages {
+                Storages::Archive(archive) => archive.entry(&format!("data/{key}"), u64::MAX)?,
+                Storages::Older(older) => older.storage(&key)?,
+            };
             for (name, view) in views {
                 let values = gather(&view, &bytes).map_err(|reason| self.error(format!("tensor `{name}`: {reason}")))?;
                 tensors.insert(name, HostTensor { shape: view.shape, values });
@@ -133,22 +126,6 @@ impl<'a> Archive<'a> {
         }
         Ok(())
     }
-}
-
-/// Why the first bytes cannot be those of a zip archive.
-fn not_a_zip(start: &[u8]) -> Option<&'static str> {
-    // torch.save before 1.6 begins with this number (torch.serialization.MAGIC_NUMBER), pickled.
-    const LEGACY: &[u8] = &[0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-    if start.starts_with(b"PK\x03\x04") {
-        return None;
-    }
-    Some(if start.len() >= 2 && start[2..].starts_with(LEGACY) {
-        "expected the zip format of PyTorch 1.6 and later, found the older format; hint: in Python, torch.save(torch.load(old_path, weights_only=True), new_path)"
-    } else if start.is_empty() {
-        "expected a PyTorch checkpoint, found an empty file"
-    } else {
-        "expected a PyTorch checkpoint (a zip archive), found something else; hint: an unfinished download, or a pointer file of git-lfs?"
-    })
 }
 
 /// Copies a strided view out of its storage, in row-major order.

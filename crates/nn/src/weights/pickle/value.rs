@@ -129,11 +129,13 @@ impl Format {
     }
 }
 
-/// The raw numbers behind one or several tensors: an entry `data/<key>` of the archive.
+/// The raw numbers behind one or several tensors: an entry `data/<key>` of the archive, or a block at the end of the older format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     pub key: String,
     pub format: Format,
+    /// Numbers before the part that is meant; 0 but in some files of the older format.
+    pub offset: usize,
 }
 
 /// Element (i, j, ...) of the tensor is number `offset + i * strides[0] + j * strides[1] + ...` of the storage.
