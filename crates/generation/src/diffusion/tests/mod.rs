@@ -1,0 +1,3 @@
+//! What several files of the folder must do together.
+
+mod front_door; // batches, seeds, known pixels, strength, wrong networks
