@@ -96,7 +96,7 @@ fn scaled(sample: &[f32], scale: f64) -> Vec<f32> {
 }
 
 /// From the network's output to a thresholded clean picture, and the learned variance if there is one.
-fn read<E: Error>(plan: &Plan, sample: &[f32], level: &Level, output: &[f32], value_count: usize) -> Result<Prediction, SampleError<E>> {
+pub(super) fn read<E: Error>(plan: &Plan, sample: &[f32], level: &Level, output: &[f32], value_count: usize) -> Result<Prediction, SampleError<E>> {
     let output_count = if plan.variance == Variance::Learned { 2 * value_count } else { value_count };
     let expected = sample.len() / value_count * output_count;
     if output.len() != expected {
