@@ -1,7 +1,7 @@
 //! Others' VQGAN checkpoints: names, layouts and configs of taming-transformers and latent-diffusion, and of diffusers' `VQModel`.
 //!
-//! A name that belongs to neither keeps its name, so that strict loading reports it. Gumbel quantizers (taming's `GumbelVQ`) are a different network
-//! and end there: `quantize.proj` is reported as not part of this one.
+//! A name that belongs to neither keeps its name, so that strict loading reports it. taming's `GumbelVQ`, the f8 model of ruDALL-E among them, differs in
+//! how a code is chosen: `quantize.proj` scores the codes.
 
 use super::Config;
 use crate::ConfigError;
@@ -115,6 +115,7 @@ fn taming_name(name: &str, last_level: usize) -> Option<(String, Layout)> {
     let parts: Vec<&str> = name.split('.').collect();
     let (layer, ours, leaf) = match parts.as_slice() {
         ["quantize", "embedding" | "embed", "weight"] => return Some(("quantizer.codebook".to_string(), Layout::Same)),
+        ["quantize", "proj", leaf] => (Layer::Pointwise, "quantizer.scores".to_string(), leaf),
         ["quant_conv", leaf] => (Layer::Pointwise, "to_code".to_string(), leaf),
         ["post_quant_conv", leaf] => (Layer::Pointwise, "from_code".to_string(), leaf),
         [side @ ("encoder" | "decoder"), conv @ ("conv_in" | "conv_out"), leaf] => (Layer::Convolution, format!("{side}.{conv}"), leaf),
@@ -242,7 +243,11 @@ pub fn taming_config(tensors: &NamedTensors) -> Result<Config, ConfigError> {
         group_count: TAMING_GROUP_COUNT,
         latent_channels: size("encoder.conv_out.bias", 0)?,
     };
-    let quantizer = vector::Config::learned(size("quantizer.codebook", 0)?, size("quantizer.codebook", 1)?);
+    let (code_count, code_channels) = (size("quantizer.codebook", 0)?, size("quantizer.codebook", 1)?);
+    let quantizer = match tensors.contains_key("quantizer.scores.weight") {
+        true => vector::Config::scored(code_count, code_channels),
+        false => vector::Config::learned(code_count, code_channels),
+    };
     let config = Config { network, quantizer };
     config.validate()?;
     Ok(config)
