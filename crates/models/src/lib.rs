@@ -6,10 +6,13 @@
 
 pub mod contrastive; //     how well a picture fits a caption: CLIP
 pub mod discriminator; //   is this patch of a picture real: PatchGAN
-pub mod generator; //       text tokens -> image tokens: DALL-E BART
+pub mod generator; //       text tokens -> image tokens: DALL-E BART; noise -> pictures or latents: U-Net
 pub mod image_tokenizer; // pixels <-> latents <-> image tokens: VQGAN
 pub mod inception; //       what is in a picture, as numbers for the Frechet distance: Inception v3
 pub mod perceptual; //      how far two pictures are apart to the eye: LPIPS over VGG16
 
 mod config_error; // what is wrong with a config, by key
 pub use config_error::ConfigError;
+
+#[cfg(test)]
+mod golden_gradients; // for tests: a reference's gradients

@@ -283,7 +283,7 @@ impl BundleFolder {
         let part = Part::ImageTokenizer;
         let entry = self.manifest.image_tokenizer.as_ref().ok_or_else(|| self.missing(part, purpose))?;
         let ImageTokenizerModel::Vqgan(config) = &entry.model;
-        let model = Vqgan::new(config, &mut unread(device)).map_err(|source| PipelineError::Config { part, source })?;
+        let model = Vqgan::new(config, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
         let model = self.load(part, &entry.weights, model, device)?;
         Ok(ImageTokenizerPart { model, image_size: entry.image_size, latent_scale: entry.latent_scale, provenance: entry.provenance.clone() })
     }
@@ -293,7 +293,7 @@ impl BundleFolder {
         let entry = self.manifest.generator.as_ref().ok_or_else(|| self.missing(part, purpose))?;
         let GeneratorModel::DalleBart(config) = &entry.model;
         config.validate().map_err(|source| PipelineError::Config { part, source })?;
-        let model = self.load(part, &entry.weights, DalleBart::new(config, &mut unread(device)), device)?;
+        let model = self.load(part, &entry.weights, DalleBart::new(config, &mut Initializer::unread(device)), device)?;
         let text_tokenizer = self.text_tokenizer(part, entry.text_tokenizer.as_ref(), config.text_vocabulary)?;
         Ok(GeneratorPart { model, text_tokenizer, provenance: entry.provenance.clone() })
     }
@@ -310,13 +310,13 @@ impl BundleFolder {
 
     fn contrastive_part(&self, part: Part, entry: &ContrastiveEntry, device: &Device) -> Result<ContrastivePart, PipelineError> {
         let ContrastiveModel::Clip(config) = &entry.model;
-        let model = Clip::new(config, &mut unread(device)).map_err(|source| PipelineError::Config { part, source })?;
+        let model = Clip::new(config, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
         let model = self.load(part, &entry.weights, model, device)?;
         let text_tokenizer = self.text_tokenizer(part, entry.text_tokenizer.as_ref(), config.text.vocabulary_size)?;
         Ok(ContrastivePart { model, text_tokenizer, provenance: entry.provenance.clone() })
     }
 
-    fn missing(&self, part: Part, purpose: &'static str) -> PipelineError {
+    pub(crate) fn missing(&self, part: Part, purpose: &'static str) -> PipelineError {
         PipelineError::MissingPart { path: self.path.clone(), part, purpose, has: self.manifest.parts() }
     }
 
@@ -340,11 +340,6 @@ impl BundleFolder {
         }
         Ok(Some(text_tokenizer))
     }
-}
-
-/// First weights that are all replaced.
-fn unread(device: &Device) -> Initializer {
-    Initializer::new(0, device)
 }
 
 /// Image tokenizer and generator must speak of the same pictures.

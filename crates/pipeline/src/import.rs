@@ -101,14 +101,14 @@ pub fn lpips(path: &Path, device: &Device) -> Result<NamedTensors, PipelineError
     for file in checkpoint_files(path)? {
         tensors.extend(read(&file)?);
     }
-    let network = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::new(0, device)).map_err(|error| not_this(path, error))?;
+    let network = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::unread(device)).map_err(|error| not_this(path, error))?;
     checked(path, network, perceptual::import::lpips(tensors), device)
 }
 
 /// The weights of `pytorch-fid`'s Inception v3, checked against the network.
 pub fn inception(path: &Path, device: &Device) -> Result<NamedTensors, PipelineError> {
     let tensors = read(&one_checkpoint(path)?)?;
-    checked(path, Inception::new(&mut Initializer::new(0, device)), inception::import::pytorch_fid(tensors), device)
+    checked(path, Inception::new(&mut Initializer::unread(device)), inception::import::pytorch_fid(tensors), device)
 }
 
 fn taming_vqgan(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {
@@ -125,7 +125,7 @@ fn diffusers_vqgan(source: &Source, device: &Device) -> Result<ImportedPart, Pip
 }
 
 fn image_tokenizer(source: &Source, path: &Path, config: &vqgan::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
-    let model = Vqgan::new(config, &mut Initializer::new(0, device)).map_err(|error| not_this(path, error))?;
+    let model = Vqgan::new(config, &mut Initializer::unread(device)).map_err(|error| not_this(path, error))?;
     let model = fitted(path, model, tensors, device)?;
     Ok(ImportedPart::ImageTokenizer(Box::new(ImageTokenizerPart { model, image_size: source.image_size, latent_scale: None, provenance: provenance(path) })))
 }
@@ -150,7 +150,7 @@ fn hugging_face_bart(source: &Source, device: &Device) -> Result<ImportedPart, P
 }
 
 fn generator(source: &Source, path: &Path, config: &dalle_bart::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
-    let model = fitted(path, DalleBart::new(config, &mut Initializer::new(0, device)), tensors, device)?;
+    let model = fitted(path, DalleBart::new(config, &mut Initializer::unread(device)), tensors, device)?;
     let text_tokenizer = text_tokenizer(source, config.text_vocabulary)?;
     Ok(ImportedPart::Generator(Box::new(GeneratorPart { model, text_tokenizer, provenance: provenance(path) })))
 }
@@ -176,7 +176,7 @@ fn contrastive(
     end_token: Option<u32>,
     device: &Device,
 ) -> Result<ImportedPart, PipelineError> {
-    let model = Clip::new(config, &mut Initializer::new(0, device)).map_err(|error| not_this(path, error))?;
+    let model = Clip::new(config, &mut Initializer::unread(device)).map_err(|error| not_this(path, error))?;
     let model = fitted(path, model, tensors, device)?;
     let mut text_tokenizer = text_tokenizer(source, config.text.vocabulary_size)?;
     if let (Some(known), Some(end)) = (&text_tokenizer, end_token) {

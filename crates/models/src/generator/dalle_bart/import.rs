@@ -230,9 +230,13 @@ fn linear_part(name: &str, names: &[(&str, &str)]) -> Option<String> {
     Some(format!("{attention}.{projection}.{part}"))
 }
 
-/// [output, input] -> [input, output]. Another rank is left as it is, for strict loading to report.
+/// [output, input] -> [input, output]; [output, input, 1, 1] likewise, as min-dalle's first versions kept the projections of the attention, which were
+/// convolutions there. Another shape is left as it is, for strict loading to report.
 fn transposed(tensor: HostTensor) -> HostTensor {
-    if tensor.shape.len() == 2 { tensor.permute(&[1, 0]) } else { tensor }
+    match *tensor.shape.as_slice() {
+        [output, input] | [output, input, 1, 1] => tensor.reshape([output, input]).permute(&[1, 0]),
+        _ => tensor,
+    }
 }
 
 /// `config.json`, with the defaults of `transformers` for keys that are left out (`BartConfig`).

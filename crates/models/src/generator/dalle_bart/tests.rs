@@ -209,6 +209,20 @@ fn min_dalle_draws_the_same_tokens() {
     assert_eq!(greedy(Some(caption(0)), 3.0), expected.integers("greedy_guided"));
 }
 
+/// min-dalle's first converter gave the projections of the attention two axes more.
+#[test]
+fn projections_as_convolutions_are_the_same_weights() {
+    let files = ["min_dalle_encoder.pt", "min_dalle_decoder.pt"].map(|file| pickle::read(&goldens(file)).unwrap());
+    let expected = import::min_dalle(files[0].clone(), files[1].clone());
+    let [encoder, decoder] = files.map(|mut tensors| {
+        for (_, tensor) in tensors.iter_mut().filter(|(name, _)| name.contains("_proj.")) {
+            tensor.shape.extend([1, 1]);
+        }
+        tensors
+    });
+    assert_eq!(import::min_dalle(encoder, decoder), expected);
+}
+
 #[test]
 fn configs_of_the_published_files_are_read_off_their_shapes() {
     let files = |config: &Config| {

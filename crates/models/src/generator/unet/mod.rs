@@ -19,8 +19,12 @@
 
 pub(crate) mod attention;
 mod config;
+pub mod import;
 mod level;
+pub mod loss;
 pub(crate) mod residual_block;
+#[cfg(test)]
+mod tests;
 pub mod time_embedding;
 
 pub use crate::generator::conditions::{Conditions, LowResolution, Text};

@@ -1,18 +1,21 @@
-//! Vector quantizer: each latent becomes the nearest entry of a codebook.
+//! Vector quantizer: each latent becomes an entry of a codebook, the nearest one or the one that a linear map of the latent scores highest.
 //!
 //! Paper: van den Oord, Vinyals and Kavukcuoglu 2017 (1711.00937): equation 2 (nearest code), equation 3 (codebook and commitment loss), appendix A.1
-//! (codebook as moving averages). Unit-length codes: Yu et al. 2022 (2110.04627), section 3.2.
+//! (codebook as moving averages). Unit-length codes: Yu et al. 2022 (2110.04627), section 3.2. Scores: Jang, Gu and Poole 2017 (1611.01144), of whose
+//! Gumbel-softmax only the choice is here, the highest score; such codebooks are imported (taming's `GumbelVQ`), not trained.
 //!
 //! Where this differs from the references: taming's `VectorQuantizer2` and diffusers put the commitment coefficient on the codebook term by default
 //! ("legacy"); here the commitment loss reaches the latents only and the codebook loss the codes only, both unweighted. The moving state of the codebook
 //! is part of the module (saved and resumed with it), and it changes in [`VectorQuantizer::update_codebook`] and nowhere else.
 
 use crate::ConfigError;
+use crate::image_tokenizer::convolutional::pointwise;
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
+use smalti_nn::layers::Linear;
 use smalti_nn::{Initializer, ops};
 
 /// Keeps codes that nothing chose from a division by zero (Laplace smoothing; Razavi, van den Oord and Vinyals 2019, reference code).
@@ -28,12 +31,31 @@ pub enum Codebook {
     MovingAverage,
 }
 
+/// What chooses the code of a latent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    /// The distance.
+    #[default]
+    Nearest,
+    /// A learned linear map that gives every code a score: the decoder's codes need not lie near the latents.
+    HighestScore,
+}
+
+impl Choice {
+    fn is_nearest(&self) -> bool {
+        *self == Self::Nearest
+    }
+}
+
 /// The codebook's size and how it moves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub code_count: usize,
     pub code_channels: usize,
+    #[serde(default, skip_serializing_if = "Choice::is_nearest")]
+    pub choice: Choice,
     /// Latents and codes are brought to unit length before they are compared: nearest by angle.
     pub unit_length: bool,
     pub codebook: Codebook,
@@ -46,7 +68,12 @@ pub struct Config {
 impl Config {
     /// As taming and latent-diffusion train it: moved by gradients, no restarts.
     pub fn learned(code_count: usize, code_channels: usize) -> Self {
-        Self { code_count, code_channels, unit_length: false, codebook: Codebook::Learned, decay: 0.99, restart_below: 0.0 }
+        Self { code_count, code_channels, choice: Choice::Nearest, unit_length: false, codebook: Codebook::Learned, decay: 0.99, restart_below: 0.0 }
+    }
+
+    /// As taming's `GumbelVQ` uses it: scored by a linear map.
+    pub fn scored(code_count: usize, code_channels: usize) -> Self {
+        Self { choice: Choice::HighestScore, ..Self::learned(code_count, code_channels) }
     }
 
     /// Refuses sizes that no codebook can have.
@@ -54,7 +81,9 @@ impl Config {
         ConfigError::check((2..=1 << 20).contains(&self.code_count), "code_count", "2 to 1048576", self.code_count)?;
         ConfigError::check((1..=8192).contains(&self.code_channels), "code_channels", "1 to 8192", self.code_channels)?;
         ConfigError::check((0.0..1.0).contains(&self.decay), "decay", "at least 0 and below 1", self.decay)?;
-        ConfigError::check((0.0..1.0).contains(&self.restart_below), "restart_below", "at least 0 and below 1", self.restart_below)
+        ConfigError::check((0.0..1.0).contains(&self.restart_below), "restart_below", "at least 0 and below 1", self.restart_below)?;
+        let distances = self.unit_length || self.has_use();
+        ConfigError::check(self.choice.is_nearest() || !distances, "choice", "`nearest`, for codes that follow their latents", "`highest_score`")
     }
 
     fn has_use(&self) -> bool {
@@ -83,6 +112,8 @@ pub struct VectorQuantizer {
     recent_use: Option<Param<Tensor<1>>>,
     /// [code_count, code_channels]: moving average of the sum of the latents that chose each code. Present with moving averages.
     recent_sum: Option<Param<Tensor<2>>>,
+    /// code_channels -> code_count. Present where the highest score chooses.
+    scores: Option<Linear>,
     #[module(skip)]
     unit_length: bool,
     #[module(skip)]
@@ -94,7 +125,7 @@ pub struct VectorQuantizer {
 impl VectorQuantizer {
     /// `config` must be valid. Codes start uniform within 1 / code_count, as published; see [`VectorQuantizer::start_codebook`] for a start on data.
     pub fn new(config: &Config, initializer: &mut Initializer) -> Self {
-        let &Config { code_count, code_channels, unit_length, decay, restart_below, .. } = config;
+        let &Config { code_count, code_channels, choice, unit_length, decay, restart_below, .. } = config;
         // Unit-length codes are drawn normal: uniform in the cube would favour its corners.
         let codebook = match unit_length {
             true => initializer.normal([code_count, code_channels], 1.0),
@@ -105,7 +136,8 @@ impl VectorQuantizer {
         // With a use of one each, sum and code are the same.
         let recent_sum = moving.then(|| Param::initialized(ParamId::new(), codebook.val().set_require_grad(false)));
         let recent_use = config.has_use().then(|| initializer.constant([code_count], 1.0).set_require_grad(false));
-        Self { codebook, recent_use, recent_sum, unit_length, decay, restart_below }
+        let scores = (choice == Choice::HighestScore).then(|| pointwise(code_channels, code_count, initializer));
+        Self { codebook, recent_use, recent_sum, scores, unit_length, decay, restart_below }
     }
 
     /// latents [batch, height, width, code_channels] -> codes, tokens and losses.
@@ -113,7 +145,7 @@ impl VectorQuantizer {
         let [batch, height, width, channels] = latents.dims();
         let latents = self.comparable(latents.reshape([batch * height * width, channels]));
         let codebook = self.codes();
-        let tokens = ops::nearest_code(latents.clone().detach(), codebook.clone().detach());
+        let tokens = self.chosen(latents.clone().detach());
         let codes = codebook.select(0, tokens.clone()); // [batch * height * width, channels]
         let codebook_loss = codebook_loss(latents.clone(), codes.clone());
         let commitment_loss = commitment_loss(latents.clone(), codes.clone());
@@ -130,7 +162,15 @@ impl VectorQuantizer {
     pub fn tokens(&self, latents: Tensor<4>) -> Tensor<2, Int> {
         let [batch, height, width, channels] = latents.dims();
         let latents = self.comparable(latents.reshape([batch * height * width, channels]));
-        ops::nearest_code(latents.detach(), self.codes().detach()).reshape([batch, height * width])
+        self.chosen(latents.detach()).reshape([batch, height * width])
+    }
+
+    /// latents [n, code_channels] -> tokens [n].
+    fn chosen(&self, latents: Tensor<2>) -> Tensor<1, Int> {
+        match &self.scores {
+            None => ops::nearest_code(latents, self.codes().detach()),
+            Some(scores) => scores.forward(latents).argmax(1).squeeze_dim(1),
+        }
     }
 
     /// tokens [batch, n], each below code_count -> their codes [batch, n, code_channels].

@@ -83,6 +83,12 @@ impl Config {
         Self::vq_f8()
     }
 
+    /// taming "VQGAN OpenImages (f=8), 8192, GumbelQuantization" (`configs/openimages_gumbel` of its release), from which ruDALL-E's image tokenizer was
+    /// made too: 256x256 pictures to 32x32 tokens, codes chosen by score.
+    pub fn openimages_f8_8192_gumbel() -> Self {
+        Self { network: published(128, &[1, 1, 2, 4], 256, &[3], 32), quantizer: vector::Config::scored(8192, 256) }
+    }
+
     /// latent-diffusion vq-f4: 8192 codes of 3 channels, attention in the middle only.
     pub fn vq_f4() -> Self {
         latent_diffusion(&[1, 2, 4], &[], 3, 8192)

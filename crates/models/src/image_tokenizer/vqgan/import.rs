@@ -1,7 +1,7 @@
 //! Others' VQGAN checkpoints: names, layouts and configs of taming-transformers and latent-diffusion, and of diffusers' `VQModel`.
 //!
-//! A name that belongs to neither keeps its name, so that strict loading reports it. Gumbel quantizers (taming's `GumbelVQ`) are a different network
-//! and end there: `quantize.proj` is reported as not part of this one. Encoder and decoder are renamed by [`convolutional::import`].
+//! A name that belongs to neither keeps its name, so that strict loading reports it. taming's `GumbelVQ`, the f8 model of ruDALL-E among them, differs in
+//! how a code is chosen: `quantize.proj` scores the codes. Encoder and decoder are renamed by [`convolutional::import`].
 
 pub use crate::image_tokenizer::convolutional::import::Imported;
 
@@ -38,6 +38,7 @@ pub fn diffusers(tensors: NamedTensors) -> Imported {
 fn codebook_name(name: &str) -> Option<(String, Layout)> {
     match *name.split('.').collect::<Vec<_>>() {
         ["quantize", "embedding" | "embed", "weight"] => Some(("quantizer.codebook".to_string(), Layout::Same)),
+        ["quantize", "proj", leaf] => Layer::Pointwise.named("quantizer.scores", leaf),
         ["quant_conv", leaf] => Layer::Pointwise.named("to_code", leaf),
         ["post_quant_conv", leaf] => Layer::Pointwise.named("from_code", leaf),
         _ => None,
@@ -49,7 +50,12 @@ pub fn taming_config(tensors: &NamedTensors) -> Result<Config, ConfigError> {
     const OWNER: &str = "a VQGAN's";
     let network = convolutional::taming_network(tensors, OWNER)?;
     let size = |axis: usize| convolutional::size(tensors, "quantizer.codebook", axis, OWNER);
-    let config = Config { network, quantizer: vector::Config::learned(size(0)?, size(1)?) };
+    let (code_count, code_channels) = (size(0)?, size(1)?);
+    let quantizer = match tensors.contains_key("quantizer.scores.weight") {
+        true => vector::Config::scored(code_count, code_channels),
+        false => vector::Config::learned(code_count, code_channels),
+    };
+    let config = Config { network, quantizer };
     config.validate()?;
     Ok(config)
 }

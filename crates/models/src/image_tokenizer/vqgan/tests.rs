@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::discriminator::{self, patch};
-use crate::image_tokenizer::quantizer::vector::Codebook;
+use crate::image_tokenizer::quantizer::vector::{self, Codebook};
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Gradients, TensorData};
@@ -98,6 +98,7 @@ fn published_configs_are_valid_and_as_large_as_published() {
         (Config::segmentation_f16(183), 16, 1024, 256),
         (Config::openimages_f8_256(), 8, 256, 4),
         (Config::openimages_f8_16384(), 8, 16384, 4),
+        (Config::openimages_f8_8192_gumbel(), 8, 8192, 256),
         (Config::vq_f4(), 4, 8192, 3),
         (Config::vq_f4_noattn(), 4, 8192, 3),
         (Config::vq_f8(), 8, 16384, 4),
@@ -126,6 +127,7 @@ fn an_impossible_config_is_an_error_that_names_the_key() {
     assert!(refused(&|config| config.network.base_channels = usize::MAX / 2).starts_with("`network.base_channels`"));
     assert!(refused(&|config| config.network.channel_multipliers = vec![1, usize::MAX]).starts_with("`network.channel_multipliers`"));
     assert!(refused(&|config| config.network.channel_multipliers = vec![]).starts_with("`network.channel_multipliers`"));
+    assert!(refused(&|config| config.quantizer = vector::Config { unit_length: true, ..vector::Config::scored(12, 5) }).starts_with("`quantizer.choice`"));
     assert!(refused(&|config| config.quantizer.decay = f32::NAN).starts_with("`quantizer.decay`"));
 }
 
@@ -142,6 +144,32 @@ fn agrees_with_taming() {
     check_close("losses of the codebook", [codebook_and_commitment], golden.values("losses.codebook_and_commitment"), 1e-4);
     check_close("picture", vqgan.decode(quantized.latents), golden.array("picture"), 1e-4);
     check_close("picture from tokens", vqgan.decode_tokens(quantized.tokens, [4, 6]), golden.array("picture"), 1e-4);
+}
+
+/// taming's `GumbelVQ` chooses codes by score; after training its noise is out of the choice.
+#[test]
+fn agrees_with_taming_gumbel() {
+    let (device, golden) = (Device::flex(), results("gumbel_results.safetensors"));
+    let imported = import::taming(pickle::read(&Path::new(GOLDENS).join("gumbel.ckpt")).unwrap());
+    let mut config = golden_config(1);
+    config.network.channel_multipliers = vec![1, 2];
+    config.network.attention_levels = vec![1];
+    config.network.latent_channels = 5;
+    config.quantizer = vector::Config::scored(12, 5);
+    let vqgan = Vqgan::new(&config, &mut Initializer::new(1, &device)).unwrap();
+    let vqgan = weights::apply(vqgan, imported.tensors.clone(), &device).unwrap();
+    let x = golden.tensor("x", &device);
+    assert_eq!(tokens_of(vqgan.tokens(x.clone())), golden.integers("tokens"));
+    let quantized = vqgan.quantize(vqgan.encode(x));
+    assert_eq!(tokens_of(quantized.tokens), golden.integers("tokens"));
+    check_close("codes", &quantized.latents, golden.array("codes"), 1e-4);
+    check_close("picture", vqgan.decode(quantized.latents), golden.array("picture"), 1e-4);
+    // The codes chosen are not the nearest ones, or the scores would prove nothing.
+    let (mut without_scores, mut nearest) = (imported.tensors, config);
+    without_scores.retain(|name, _| !name.starts_with("quantizer.scores."));
+    nearest.quantizer.choice = vector::Choice::Nearest;
+    let nearest = weights::apply(Vqgan::new(&nearest, &mut Initializer::new(1, &device)).unwrap(), without_scores, &device).unwrap();
+    assert_ne!(tokens_of(nearest.tokens(golden.tensor("x", &device))), golden.integers("tokens"));
 }
 
 /// The whole training step of taming, adaptive weight and all, in our one backward pass. The perceptual distance is the golden's stand-in, [`loss::l2`].
@@ -284,7 +312,7 @@ fn weights_go_round_and_a_misfit_is_reported_whole() {
 #[test]
 fn import_reports_what_it_leaves_out_and_what_it_does_not_know() {
     let mut tensors = pickle::read(&Path::new(GOLDENS).join("taming.ckpt")).unwrap();
-    tensors.insert("state_dict.quantize.proj.weight".to_string(), HostTensor::new([2, 1, 1, 1], vec![0.0; 2]));
+    tensors.insert("state_dict.quantize.used".to_string(), HostTensor::new([2, 1, 1, 1], vec![0.0; 2]));
     tensors.insert("state_dict.encoder.conv_in.weight".to_string(), HostTensor::new([2], vec![0.0; 2]));
     tensors.insert("optimizer_states.0.exp_avg".to_string(), HostTensor::new([1], vec![0.0]));
     let imported = import::taming(tensors);
@@ -293,7 +321,7 @@ fn import_reports_what_it_leaves_out_and_what_it_does_not_know() {
     let device = Device::flex();
     let network = Vqgan::new(&golden_config(1), &mut Initializer::new(1, &device)).unwrap();
     let Err(WeightsError::Mismatch(report)) = weights::apply(network, imported.tensors, &device) else { panic!("expected a report") };
-    assert_eq!((report.missing.len(), report.unused), (0, vec!["quantize.proj.weight".to_string()]));
+    assert_eq!((report.missing.len(), report.unused), (0, vec!["quantize.used".to_string()]));
     assert_eq!(report.misshapen, [("encoder.conv_in.weight".to_string(), vec![3, 3, 3, 4], vec![2])]);
 }
 
@@ -309,6 +337,9 @@ fn config_of_a_taming_checkpoint() {
         let tensors = weights::collect(&Vqgan::new(&config, &mut Initializer::new(1, &device)).unwrap());
         assert_eq!(import::taming_config(&tensors).unwrap(), config);
     }
+    config.quantizer = vector::Config::scored(12, 5);
+    let tensors = weights::collect(&Vqgan::new(&config, &mut Initializer::new(1, &device)).unwrap());
+    assert_eq!(import::taming_config(&tensors).unwrap(), config);
     let error = import::taming_config(&NamedTensors::new()).unwrap_err();
     assert_eq!(error.to_string(), "`tensor `encoder.conv_in.weight``: expected a VQGAN's, found no such tensor");
 }

@@ -65,7 +65,8 @@ impl<'a> Older<'a> {
     pub fn storage(&mut self, key: &str) -> Result<Vec<u8>, WeightsError> {
         let found = self.blocks.get(key).copied();
         let (place, size) = found.ok_or_else(|| WeightsError::format(self.path, format!("storage `{key}`: expected it after the pickles, found none")))?;
-        let size = usize::try_from(size).map_err(|_| WeightsError::format(self.path, format!("storage `{key}`: {size} bytes are beyond this machine's memory")))?;
+        let size =
+            usize::try_from(size).map_err(|_| WeightsError::format(self.path, format!("storage `{key}`: {size} bytes are beyond this machine's memory")))?;
         let mut bytes = vec![0; size]; // not more than the file has
         self.read_at(place, &mut bytes)?;
         Ok(bytes)

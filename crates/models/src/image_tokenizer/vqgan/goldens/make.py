@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from taming.modules.diffusionmodules import model as backbone
 from taming.modules.losses import vqperceptual
-from taming.modules.vqvae.quantize import VectorQuantizer2
+from taming.modules.vqvae.quantize import GumbelQuantize, VectorQuantizer2
 
 HERE = Path(__file__).parent
 SEED = 20261
@@ -112,6 +112,54 @@ def taming():
     save("taming_gradients.safetensors", gradients)
 
 
+def gumbel():
+    """taming's `GumbelVQ`: codes are chosen by `quantize.proj`. In evaluation the reference still adds Gumbel noise; the golden takes the noise away, as
+    published decoders of these checkpoints do (argmax of the scores)."""
+    torch.manual_seed(SEED + 2)
+    model = torch.nn.Module()
+    sizes = dict(
+        ch=4, out_ch=3, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=[4], in_channels=3, resolution=8, z_channels=5, double_z=False, dropout=0.0,
+    )
+    model.encoder, model.decoder = backbone.Encoder(**sizes), backbone.Decoder(**sizes)
+    model.quantize = GumbelQuantize(5, 5, n_embed=12, kl_weight=1e-8)
+    model.quant_conv, model.post_quant_conv = torch.nn.Conv2d(5, 5, 1), torch.nn.Conv2d(5, 5, 1)
+    spread(model)
+    model.eval()
+    torch.save({"state_dict": model.state_dict()}, HERE / "gumbel.ckpt")
+    x = torch.rand(2, 3, 8, 12) * 2 - 1
+    with torch.no_grad():
+        latents = model.quant_conv(model.encoder(x))
+        tokens = model.quantize.proj(latents).argmax(1)
+        # Scores this far apart leave the noise nothing to decide.
+        weight, bias = model.quantize.proj.weight.clone(), model.quantize.proj.bias.clone()
+        model.quantize.proj.weight.mul_(1e6)
+        model.quantize.proj.bias.mul_(1e6)
+        codes, _, (_, _, chosen) = model.quantize(latents)
+        model.quantize.proj.weight.copy_(weight)
+        model.quantize.proj.bias.copy_(bias)
+        assert (chosen == tokens).all()
+        picture = model.decoder(model.post_quant_conv(codes))
+    save("gumbel_results.safetensors", {
+        "x": channels_last(x), "tokens": tokens.reshape(2, -1), "codes": channels_last(codes), "picture": channels_last(picture),
+    })
+
+
+def published_width():
+    """32 groups as published, as narrow as they allow, with the 16384 codes that DALL-E mini speaks of: for `smalti import` as a whole. Half precision."""
+    torch.manual_seed(SEED + 3)
+    narrow, backbone.Normalize = backbone.Normalize, lambda channels: torch.nn.GroupNorm(32, channels, eps=1e-6)
+    model = torch.nn.Module()
+    sizes = dict(
+        ch=32, out_ch=3, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=[], in_channels=3, resolution=32, z_channels=3, double_z=False, dropout=0.0,
+    )
+    model.encoder, model.decoder = backbone.Encoder(**sizes), backbone.Decoder(**sizes)
+    model.quantize = VectorQuantizer2(16384, 3, beta=0.25, legacy=False)
+    model.quant_conv, model.post_quant_conv = torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)
+    backbone.Normalize = narrow
+    spread(model)
+    torch.save({"global_step": 1, "state_dict": {name: tensor.half() for name, tensor in model.state_dict().items()}}, HERE / "taming_published_width.ckpt")
+
+
 def diffusers_model():
     torch.manual_seed(SEED + 1)
     model = diffusers.VQModel(
@@ -145,4 +193,6 @@ def provenance():
 
 taming()
 diffusers_model()
+gumbel()
+published_width()
 provenance()

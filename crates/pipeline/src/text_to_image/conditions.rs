@@ -1,0 +1,116 @@
+//! What a diffusion network is told beside the noise: captions as states of a frozen text encoder, classes as numbers.
+
+use super::Truncation;
+use crate::manifest::{DiffusionConfig, TextCondition};
+use crate::rerank::no_text_tokenizer;
+use crate::{Part, PipelineError, TextEncoderPart};
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+use smalti_models::generator::conditions::{Conditions, Text};
+
+/// The states of captions, and the first caption that did not fit.
+pub fn text_states<S: AsRef<str>>(
+    encoder: &TextEncoderPart,
+    condition: &TextCondition,
+    captions: &[S],
+) -> Result<(Text, Option<Truncation>), PipelineError> {
+    let part = Part::TextEncoder;
+    let text_tokenizer = encoder.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(part))?;
+    let (mut tokens, mut visible, mut truncated) = (Vec::new(), Vec::new(), None);
+    for caption in captions {
+        let (encoded, cut) = super::encode(text_tokenizer, part, caption.as_ref(), condition.token_count)?;
+        tokens.extend(encoded.tokens.iter().map(|&token| i64::from(token)));
+        visible.extend(encoded.visible);
+        truncated = truncated.or(cut);
+    }
+    let (shape, device) = ([captions.len(), condition.token_count], encoder.model.device());
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, shape), &device);
+    let visible = Tensor::<2, Bool>::from_data(TensorData::new(visible, shape), &device);
+    let states = encoder.model.encode(tokens, visible.clone());
+    Ok((Text { states, visible: (!condition.attend_to_padding).then_some(visible) }, truncated))
+}
+
+/// The condition of a request: one row for the prompt, one for what guidance leads away from.
+#[derive(Clone, Debug)]
+pub(super) struct Rows {
+    prompt: Row,
+    null: Row,
+}
+
+#[derive(Clone, Debug)]
+enum Row {
+    Nothing,
+    Text(Text),
+    Class(i64),
+}
+
+impl Rows {
+    /// Reads `prompt` as the generator means it: a caption, the name of a class, or nothing at all.
+    pub fn new(
+        config: &DiffusionConfig,
+        encoder: Option<&TextEncoderPart>,
+        prompt: &str,
+        negative: Option<&str>,
+    ) -> Result<(Self, Option<Truncation>), PipelineError> {
+        let prompt = prompt.trim();
+        if let (Some(condition), Some(encoder)) = (&config.text, encoder) {
+            if prompt.is_empty() {
+                return Err(PipelineError::EmptyPrompt);
+            }
+            let (text, truncated) = text_states(encoder, condition, &[prompt])?;
+            let (null, _) = text_states(encoder, condition, &[negative.unwrap_or("")])?;
+            return Ok((Self { prompt: Row::Text(text), null: Row::Text(null) }, truncated));
+        }
+        if negative.is_some() {
+            let (expected, found) = ("nothing: this bundle's generator reads no text".to_string(), "a caption".to_string());
+            return Err(PipelineError::Request { key: "negative", expected, found, hint: None });
+        }
+        if !config.classes.is_empty() {
+            let null = Row::Class(config.classes.len() as i64);
+            let prompt = if prompt.is_empty() { null.clone() } else { Row::Class(class_number(&config.classes, prompt)?) };
+            return Ok((Self { prompt, null }, None));
+        }
+        if !prompt.is_empty() {
+            let (expected, found) = ("nothing: this bundle's generator takes no condition".to_string(), format!("\"{prompt}\""));
+            return Err(PipelineError::Request { key: "prompt", expected, found, hint: Some("leave the prompt out") });
+        }
+        Ok((Self { prompt: Row::Nothing, null: Row::Nothing }, None))
+    }
+
+    /// Whether guidance can change anything.
+    pub fn differ(&self) -> bool {
+        !matches!(self.prompt, Row::Nothing)
+    }
+
+    /// `count` rows of the prompt, then, with `guided`, as many of what guidance leads away from.
+    pub fn conditions(&self, count: usize, guided: bool, device: &burn::tensor::Device) -> Conditions {
+        let rows: &[&Row] = if guided { &[&self.prompt, &self.null] } else { &[&self.prompt] };
+        match &self.prompt {
+            Row::Nothing => Conditions::default(),
+            Row::Class(_) => {
+                let numbers = rows.iter().flat_map(|row| match row {
+                    Row::Class(number) => vec![*number; count],
+                    _ => Vec::new(),
+                });
+                let numbers: Vec<i64> = numbers.collect();
+                Conditions::class(Tensor::<1, Int>::from_data(numbers.as_slice(), device))
+            }
+            Row::Text(_) => {
+                let texts: Vec<&Text> = rows.iter().filter_map(|row| if let Row::Text(text) = row { Some(text) } else { None }).collect();
+                let [_, tokens, channels] = texts[0].states.dims();
+                let states = texts.iter().map(|text| text.states.clone().expand([count, tokens, channels])).collect();
+                let visible: Option<Vec<_>> = texts.iter().map(|text| text.visible.clone().map(|visible| visible.expand([count, tokens]))).collect();
+                Conditions::text(Tensor::cat(states, 0), visible.map(|visible| Tensor::cat(visible, 0)))
+            }
+        }
+    }
+}
+
+fn class_number(classes: &[String], prompt: &str) -> Result<i64, PipelineError> {
+    let number = classes.iter().position(|class| class.eq_ignore_ascii_case(prompt));
+    number.map(|number| number as i64).ok_or_else(|| PipelineError::Request {
+        key: "prompt",
+        expected: format!("one of the classes {}", classes.join(", ")),
+        found: format!("\"{prompt}\""),
+        hint: Some("no prompt at all draws any class"),
+    })
+}

@@ -1,0 +1,331 @@
+//! Noise becomes latents or pixels, step by step; in a cascade each stage enlarges what the one before made (Imagen), with latents an image tokenizer decodes
+//! them at the end (latent diffusion).
+
+use super::conditions::Rows;
+use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
+use super::{Truncation, absent};
+use crate::manifest::{Canvas, DiffusionConfig};
+use crate::parts::{Diffusion, Generator};
+use crate::progress::{Progress, Stage};
+use crate::reconstruct::fitted;
+use crate::rerank::finite;
+use crate::{GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart};
+use burn::tensor::{Tensor, TensorData};
+use rand_chacha::ChaCha12Rng;
+use smalti_data::Picture;
+use smalti_data::resize::{Filter, resize};
+use smalti_generation::diffusion::guidance::{self, Interval};
+use smalti_generation::diffusion::{Known, Level, Plan, Process, Variance, sample};
+use smalti_generation::random::{normal_pictures, picture_rng};
+use smalti_models::generator::conditions::LowResolution;
+use std::convert::Infallible;
+
+/// Latents decoded at once.
+const DECODE_BATCH_SIZE: usize = 8;
+
+/// One picture, and what was thought of it on the way.
+pub(super) struct Drawn {
+    pub picture: Picture,
+    pub film_strip: Vec<Picture>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct DiffusionSystem {
+    image_tokenizer: Option<ImageTokenizerPart>,
+    text_encoder: Option<TextEncoderPart>,
+    /// From the smallest picture up; never empty.
+    stages: Vec<Diffusion>,
+}
+
+/// What the pictures of one batch share.
+struct Batch<'a> {
+    request: &'a Request,
+    rows: &'a Rows,
+    /// Of the first of the batch.
+    start: usize,
+    rngs: Vec<ChaCha12Rng>,
+}
+
+impl DiffusionSystem {
+    pub fn new(
+        image_tokenizer: Option<ImageTokenizerPart>,
+        text_encoder: Option<TextEncoderPart>,
+        first: Diffusion,
+        super_resolution: Vec<GeneratorPart>,
+    ) -> Result<Self, PipelineError> {
+        if first.config.canvas == Canvas::Latents && image_tokenizer.is_none() {
+            return Err(absent(Part::ImageTokenizer, "one that makes pictures of latents"));
+        }
+        if first.config.text.is_some() && text_encoder.is_none() {
+            return Err(absent(Part::TextEncoder, "one whose states the generator attends to"));
+        }
+        let mut stages = vec![first];
+        for (stage, part) in super_resolution.into_iter().enumerate() {
+            match part.model {
+                Generator::Diffusion(model) => stages.push(*model),
+                Generator::DalleBart(_) => return Err(absent(Part::SuperResolution(stage), "a diffusion network")),
+            }
+        }
+        Ok(Self { image_tokenizer, text_encoder, stages })
+    }
+
+    /// Side in pixels of the pictures it makes.
+    pub fn image_size(&self) -> usize {
+        self.stages.last().map_or(0, |stage| stage.config.image_size)
+    }
+
+    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<(Vec<Drawn>, Option<Truncation>), PipelineError> {
+        if request.options != SamplingOptions::default() {
+            let expected = "nothing: this bundle's generator is a diffusion network".to_string();
+            let hint = Some("temperature, top_k, top_p and greedy are for bundles that draw image tokens one after the other");
+            return Err(PipelineError::Request { key: "temperature", expected, found: "a value".to_string(), hint });
+        }
+        let options = &request.diffusion;
+        let plans = self.stages.iter().map(|stage| plan(&stage.config, options)).collect::<Result<Vec<_>, _>>()?;
+        self.check_noise(request)?;
+        let (rows, truncated) = Rows::new(&self.stages[0].config, self.text_encoder.as_ref(), &request.prompt, options.negative.as_deref())?;
+        let step_count: usize = plans.iter().map(Plan::steps_walked).sum();
+        let mut made = Vec::with_capacity(request.count);
+        for start in (0..request.count).step_by(request.batch_size) {
+            let numbers = start..request.count.min(start + request.batch_size);
+            let rngs = numbers.clone().map(|index| picture_rng(request.seed, index as u64)).collect();
+            let mut batch = Batch { request, rows: &rows, start, rngs };
+            let mut step = 0;
+            let mut report = || {
+                step += 1;
+                progress(Progress { stage: Stage::Steps, done: numbers.start * step_count + numbers.len() * step, total: request.count * step_count });
+            };
+            let mut drawn: Vec<Drawn> = Vec::new();
+            for (stage, plan) in self.stages.iter().zip(&plans) {
+                drawn = self.draw_stage(stage, plan, &mut batch, drawn, &mut report)?;
+            }
+            made.extend(drawn);
+        }
+        Ok((made, truncated))
+    }
+
+    /// One stage of one batch: a canvas of noise, walked to pictures.
+    fn draw_stage(&self, stage: &Diffusion, plan: &Plan, batch: &mut Batch, below: Vec<Drawn>, report: &mut dyn FnMut()) -> Result<Vec<Drawn>, PipelineError> {
+        let count = batch.rngs.len();
+        let shape = self.canvas(&stage.config);
+        let value_count: usize = shape.iter().product();
+        let device = stage.device();
+        let low_resolution = self.low_resolution(stage, plan, batch, &below)?;
+        let noise = match &batch.request.diffusion.noise {
+            // Other programs' noise replaces that of the first canvas only.
+            Some(noise) if stage.config.low_resolution.is_none() => noise[batch.start * value_count..][..count * value_count].to_vec(),
+            _ => normal_pictures(&mut batch.rngs, value_count),
+        };
+        let initial = self.initial(stage, batch.request, count)?;
+        let start = match &initial {
+            Some(initial) => plan.start_from_picture(&initial.clean, &noise),
+            None => plan.start_from_noise(&noise),
+        };
+        let known = initial.as_ref().and_then(|initial| Some(Known { clean: &initial.clean, noise: &noise, keep: initial.keep.as_ref()? }));
+        let scale = f64::from(batch.request.guidance_scale.unwrap_or(stage.config.sampling.guidance_scale));
+        let interval = batch.request.diffusion.guidance_interval.unwrap_or(Interval::whole());
+        let rescale = batch.request.diffusion.guidance_rescale;
+        let denoise = |input: &[f32], level: &Level| {
+            let scale = interval.scale_at(level, scale);
+            let guided = scale != 1.0 && batch.rows.differ();
+            let copies = if guided { 2 } else { 1 };
+            let noisy = Tensor::<4>::from_data(TensorData::new(input.repeat(copies), [copies * count, shape[0], shape[1], shape[2]]), &device);
+            let timesteps = Tensor::<1>::from_data(vec![level.timestep as f32; copies * count].as_slice(), &device);
+            let mut conditions = batch.rows.conditions(count, guided, &device);
+            conditions.low_resolution = low_resolution.as_ref().map(|low| LowResolution {
+                picture: low.picture.clone().repeat_dim(0, copies),
+                noise_level: low.noise_level.clone().repeat_dim(0, copies),
+            });
+            let output = rows(stage.network.forward(noisy, timesteps, conditions), shape[2]);
+            if !guided {
+                return Ok::<_, Infallible>(output);
+            }
+            let (conditional, unconditional) = output.split_at(output.len() / 2);
+            let mut prediction = guidance::classifier_free(conditional, unconditional, scale);
+            guidance::rescale(&mut prediction, conditional, prediction.len() / count, rescale);
+            if plan.variance == Variance::Learned {
+                // How sure it is of its own prediction is not a matter of guidance.
+                for (picture, conditional) in prediction.chunks_mut(2 * value_count).zip(conditional.chunks(2 * value_count)) {
+                    picture[value_count..].copy_from_slice(&conditional[value_count..]);
+                }
+            }
+            Ok(prediction)
+        };
+        let mut film: Vec<Vec<f32>> = Vec::new();
+        let shown = shown_steps(plan.steps_walked(), batch.request.diffusion.film_strip);
+        let observe = |step: smalti_generation::diffusion::Step| {
+            report();
+            if shown.contains(&step.index) {
+                film.push(step.clean.to_vec());
+            }
+        };
+        // The walk draws from streams of its own, lest `denoise` and it would both hold the batch.
+        let mut rngs = batch.rngs.clone();
+        let values = sample(plan, start, &mut rngs, known.as_ref(), denoise, observe)?;
+        batch.rngs = rngs;
+        let pictures = self.pictures(&stage.config, &values)?;
+        let frames = film.iter().map(|values| self.pictures(&stage.config, values)).collect::<Result<Vec<_>, _>>()?;
+        let strips = (0..count).map(|index| frames.iter().map(|frame| frame[index].clone()).collect::<Vec<_>>());
+        let before = below.into_iter().map(|drawn| drawn.film_strip).chain(std::iter::repeat_with(Vec::new));
+        Ok(pictures.into_iter().zip(strips).zip(before).map(|((picture, strip), before)| Drawn { picture, film_strip: [before, strip].concat() }).collect())
+    }
+
+    /// Height, width and channels of what a stage draws on.
+    fn canvas(&self, config: &DiffusionConfig) -> [usize; 3] {
+        let factor = match (&self.image_tokenizer, config.canvas) {
+            (Some(image_tokenizer), Canvas::Latents) => image_tokenizer.model.downsampling_factor(),
+            _ => 1,
+        };
+        [config.image_size / factor, config.image_size / factor, config.network.channels()]
+    }
+
+    fn check_noise(&self, request: &Request) -> Result<(), PipelineError> {
+        let Some(noise) = &request.diffusion.noise else { return Ok(()) };
+        let [height, width, channels] = self.canvas(&self.stages[0].config);
+        if noise.len() == request.count * height * width * channels {
+            return Ok(());
+        }
+        let expected = format!("{} pictures of {channels} channels and {height}x{width}", request.count);
+        let hint = Some("a tensor [count, channels, height, width] of the first stage's canvas");
+        Err(PipelineError::Request { key: "noise", expected, found: format!("{} numbers", noise.len()), hint })
+    }
+
+    /// The pictures of the stage below, enlarged, with noise on them as the stage was trained to see it.
+    fn low_resolution(&self, stage: &Diffusion, plan: &Plan, batch: &mut Batch, below: &[Drawn]) -> Result<Option<LowResolution>, PipelineError> {
+        let Some(condition) = &stage.config.low_resolution else { return Ok(None) };
+        let size = stage.config.image_size;
+        let level = augmentation_level(&plan.process, batch.request.diffusion.augmentation.unwrap_or(condition.noise_level));
+        let clean: Vec<f32> = below.iter().flat_map(|drawn| resize(&drawn.picture, size, size, ENLARGING).to_f32()).collect();
+        let noise = normal_pictures(&mut batch.rngs, size * size * 3);
+        let (count, device) = (below.len(), stage.device());
+        let picture = Tensor::from_data(TensorData::new(level.noised(&clean, &noise), [count, size, size, 3]), &device);
+        Ok(Some(LowResolution { picture, noise_level: Tensor::from_data(vec![level.timestep.max(0.0) as f32; count].as_slice(), &device) }))
+    }
+
+    /// The picture to start from on the canvas of a stage, for every picture of the batch; in a cascade the later stages only enlarge.
+    fn initial(&self, stage: &Diffusion, request: &Request, count: usize) -> Result<Option<Initial>, PipelineError> {
+        let Some(InitialPicture { picture, mask, .. }) = &request.diffusion.initial else { return Ok(None) };
+        if stage.config.low_resolution.is_some() {
+            return Ok(None);
+        }
+        let [height, width, channels] = self.canvas(&stage.config);
+        let clean = match (&self.image_tokenizer, stage.config.canvas) {
+            (Some(image_tokenizer), Canvas::Latents) => {
+                let size = image_tokenizer.image_size;
+                let pixels = Tensor::<4>::from_data(TensorData::new(fitted(picture, size)?.to_f32(), [1, size, size, 3]), &image_tokenizer.device());
+                let latents = image_tokenizer.model.encode(pixels) * latent_scale(image_tokenizer)?;
+                latents.into_data().iter::<f32>().collect()
+            }
+            _ => fitted(picture, width)?.to_f32(),
+        };
+        let keep = match mask {
+            None => None,
+            Some(mask) => {
+                // White is painted anew; any share of it in the pixels of a latent counts as that share.
+                let mask = resize(&fitted(mask, stage.config.image_size)?, width, height, Filter::Box).to_f32();
+                let keep = mask.chunks_exact(3).flat_map(|pixel| std::iter::repeat_n((1.0 - pixel[0]) / 2.0, channels)).collect::<Vec<f32>>();
+                Some(keep.repeat(count))
+            }
+        };
+        Ok(Some(Initial { clean: clean.repeat(count), keep }))
+    }
+
+    /// What a canvas shows.
+    fn pictures(&self, config: &DiffusionConfig, values: &[f32]) -> Result<Vec<Picture>, PipelineError> {
+        let [height, width, channels] = self.canvas(config);
+        let size = config.image_size;
+        let mut pictures = Vec::new();
+        for values in values.chunks(DECODE_BATCH_SIZE * height * width * channels) {
+            let pixels: Vec<f32> = match (&self.image_tokenizer, config.canvas) {
+                (Some(image_tokenizer), Canvas::Latents) => {
+                    let shape = [values.len() / (height * width * channels), height, width, channels];
+                    let latents = Tensor::<4>::from_data(TensorData::new(values.to_vec(), shape), &image_tokenizer.device());
+                    image_tokenizer.model.decode(latents / latent_scale(image_tokenizer)?).into_data().iter::<f32>().collect()
+                }
+                _ => values.to_vec(),
+            };
+            for pixels in pixels.chunks_exact(size * size * 3) {
+                pixels.iter().try_for_each(|&value| finite("picture", value).map(drop))?;
+                pictures.push(Picture::from_f32(size, size, pixels)?);
+            }
+        }
+        Ok(pictures)
+    }
+}
+
+/// How a smaller picture becomes as large as the next stage's canvas, in training and in sampling alike.
+pub const ENLARGING: Filter = Filter::Bilinear;
+
+/// The level of noise on a smaller picture: a share, in [0, 1], of the trained steps.
+pub fn augmentation_level(process: &Process, share: f64) -> Level {
+    match process {
+        // 0 is no noise at all, not the first trained step.
+        Process::VariancePreserving(schedule) => schedule.level_at(share * schedule.train_steps() as f64 - 1.0),
+        Process::Flow(config) => config.level(share),
+        Process::VarianceExploding(config) => Level { timestep: config.sigma_max * share, alpha: 1.0, sigma: config.sigma_max * share },
+    }
+}
+
+struct Initial {
+    /// Once for each picture of the batch.
+    clean: Vec<f32>,
+    keep: Option<Vec<f32>>,
+}
+
+fn latent_scale(image_tokenizer: &ImageTokenizerPart) -> Result<f32, PipelineError> {
+    image_tokenizer.latent_scale.ok_or_else(|| absent(Part::ImageTokenizer, "a latent scale, measured on data, which a generator of latents needs"))
+}
+
+/// The walk of a request.
+fn plan(config: &DiffusionConfig, options: &DiffusionOptions) -> Result<Plan, PipelineError> {
+    let mut plan = config.plan();
+    // In a cascade, a request's steps and initial picture are the first stage's; thresholds and samplers are everyone's.
+    if config.low_resolution.is_none() {
+        plan.steps = options.steps.unwrap_or(plan.steps);
+        plan.strength = options.initial.as_ref().map_or(1.0, |initial| initial.strength);
+    }
+    plan.sampler = options.sampler.unwrap_or(plan.sampler);
+    plan.threshold = options.threshold.unwrap_or(plan.threshold);
+    if config.canvas == Canvas::Latents && plan.threshold != smalti_generation::diffusion::Threshold::None {
+        let (expected, found) = ("none: latents have no range to be kept in".to_string(), "a threshold".to_string());
+        return Err(PipelineError::Request { key: "threshold", expected, found, hint: Some("lower --guidance-scale, or use --guidance-rescale 0.7") });
+    }
+    plan.validate().map_err(|error| PipelineError::Request { key: error.key, expected: error.expected.to_string(), found: error.found, hint: None })?;
+    Ok(plan)
+}
+
+/// [batch, height, width, channels] or twice the channels -> for each picture all of the prediction, then all of the variance.
+fn rows(output: Tensor<4>, channels: usize) -> Vec<f32> {
+    let [batch, height, width, found] = output.dims();
+    if found == channels {
+        return output.into_data().iter::<f32>().collect();
+    }
+    let half = |from: usize| output.clone().narrow(3, from, channels).reshape([batch, height * width * channels]);
+    Tensor::cat(vec![half(0), half(channels)], 1).into_data().iter::<f32>().collect()
+}
+
+/// `count` steps in even distances, the last among them.
+fn shown_steps(steps: usize, count: usize) -> Vec<usize> {
+    let count = count.min(steps);
+    (1..=count).map(|place| place * steps / count - 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_film_strip_ends_with_the_last_step() {
+        assert_eq!(shown_steps(50, 5), [9, 19, 29, 39, 49]);
+        assert_eq!(shown_steps(3, 8), [0, 1, 2]);
+        assert_eq!(shown_steps(7, 2), [2, 6]);
+        assert!(shown_steps(7, 0).is_empty());
+    }
+
+    #[test]
+    fn learned_variances_follow_their_predictions() {
+        let output = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]], [[[5.0, 6.0], [7.0, 8.0]]]], &Default::default());
+        assert_eq!(rows(output.clone(), 1), [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
+        assert_eq!(rows(output, 2), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    }
+}
