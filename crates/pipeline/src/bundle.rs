@@ -3,69 +3,31 @@
 //! [`BundleFolder`] is a bundle on disk, of which parts are loaded as they are needed; [`Bundle`] is one in memory, to be saved.
 
 use crate::manifest::{
-    self, ContrastiveEntry, ContrastiveModel, FILE_NAME, GeneratorEntry, GeneratorModel, ImageTokenizerEntry, ImageTokenizerModel, Manifest, Part, Provenance,
-    TextTokenizerFile, VERSION, WeightsFile,
+    self, Canvas, ContrastiveEntry, ContrastiveModel, DiffusionConfig, FILE_NAME, GeneratorEntry, GeneratorModel, ImageTokenizerEntry, Manifest, Part,
+    TextEncoderEntry, TextTokenizerFile, VERSION, WeightsFile,
 };
+use crate::parts::{ContrastivePart, Generator, GeneratorPart, ImageTokenizer, ImageTokenizerPart, TextEncoder, TextEncoderPart, Weights};
 use crate::{PipelineError, model_card::model_card};
-use burn::module::Module;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::contrastive::clip::Clip;
-use smalti_models::generator::dalle_bart::DalleBart;
-use smalti_models::image_tokenizer::vqgan::Vqgan;
 use smalti_nn::Initializer;
 use smalti_nn::weights::safetensors::{self, Storage};
-use smalti_nn::weights::{apply, collect, flush_folder, write_atomically};
+use smalti_nn::weights::{flush_folder, write_atomically};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-/// Pixels to image tokens and back.
-#[derive(Clone, Debug)]
-pub struct ImageTokenizerPart {
-    pub model: Vqgan,
-    /// Side in pixels of the square pictures it was trained on.
-    pub image_size: usize,
-    /// What brings latents to unit variance, measured on data.
-    pub latent_scale: Option<f32>,
-    pub provenance: Provenance,
-}
-
-impl ImageTokenizerPart {
-    /// Rows and columns of the image tokens of one picture.
-    pub fn grid(&self) -> [usize; 2] {
-        [self.image_size / self.model.downsampling_factor(); 2]
-    }
-
-    pub fn device(&self) -> Device {
-        self.model.devices().into_iter().next().unwrap_or_default()
-    }
-}
-
-/// Text tokens to image tokens.
-#[derive(Clone, Debug)]
-pub struct GeneratorPart {
-    pub model: DalleBart,
-    /// Absent in imported weights whose text tokenizer was not given.
-    pub text_tokenizer: Option<TextTokenizer>,
-    pub provenance: Provenance,
-}
-
-/// How well a picture fits a text.
-#[derive(Clone, Debug)]
-pub struct ContrastivePart {
-    pub model: Clip,
-    pub text_tokenizer: Option<TextTokenizer>,
-    pub provenance: Provenance,
-}
 
 /// All parts in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Bundle {
     pub name: String,
     pub image_tokenizer: Option<ImageTokenizerPart>,
+    pub text_encoder: Option<TextEncoderPart>,
     pub generator: Option<GeneratorPart>,
+    /// The further stages of a cascade, from the smallest picture up.
+    pub super_resolution: Vec<GeneratorPart>,
     pub contrastive: Option<ContrastivePart>,
     /// Measures pictures, and never ranks them.
     pub judge: Option<ContrastivePart>,
@@ -82,6 +44,8 @@ impl Bundle {
         Ok(Self {
             name: folder.manifest.name.clone(),
             image_tokenizer: has(Part::ImageTokenizer).then(|| folder.image_tokenizer(device, "load it")).transpose()?,
+            text_encoder: has(Part::TextEncoder).then(|| folder.text_encoder(device, "load it")).transpose()?,
+            super_resolution: folder.super_resolution(device)?,
             generator: has(Part::Generator).then(|| folder.generator(device, "load it")).transpose()?,
             contrastive: has(Part::Contrastive).then(|| folder.contrastive(device, "load it")).transpose()?,
             judge: has(Part::Judge).then(|| folder.judge(device, "load it")).transpose()?,
@@ -133,20 +97,31 @@ impl Bundle {
                 weights: writer.weights(Part::ImageTokenizer, &part.model)?,
                 image_size: part.image_size,
                 latent_scale: part.latent_scale,
-                model: ImageTokenizerModel::Vqgan(part.model.config().clone()),
+                model: part.model.config(),
                 provenance: part.provenance.clone(),
             })
         };
         let image_tokenizer = self.image_tokenizer.as_ref().map(image_tokenizer).transpose()?;
-        let generator = |part: &GeneratorPart| {
-            Ok::<_, PipelineError>(GeneratorEntry {
-                weights: writer.weights(Part::Generator, &part.model)?,
-                text_tokenizer: writer.text_tokenizer(Part::Generator, part.text_tokenizer.as_ref())?,
-                model: GeneratorModel::DalleBart(part.model.config().clone()),
+        let text_encoder = |part: &TextEncoderPart| {
+            Ok::<_, PipelineError>(TextEncoderEntry {
+                weights: writer.weights(Part::TextEncoder, &part.model)?,
+                text_tokenizer: writer.text_tokenizer(Part::TextEncoder, part.text_tokenizer.as_ref())?,
+                model: part.model.config(),
                 provenance: part.provenance.clone(),
             })
         };
-        let generator = self.generator.as_ref().map(generator).transpose()?;
+        let text_encoder = self.text_encoder.as_ref().map(text_encoder).transpose()?;
+        let mut generator = |name: Part, part: &GeneratorPart| {
+            Ok::<_, PipelineError>(GeneratorEntry {
+                weights: writer.weights(name, &part.model)?,
+                text_tokenizer: writer.text_tokenizer(name, part.text_tokenizer.as_ref())?,
+                model: part.model.config(),
+                provenance: part.provenance.clone(),
+            })
+        };
+        let super_resolution: Vec<_> =
+            self.super_resolution.iter().enumerate().map(|(stage, part)| generator(Part::SuperResolution(stage), part)).collect::<Result<_, _>>()?;
+        let generator = self.generator.as_ref().map(|part| generator(Part::Generator, part)).transpose()?;
         let mut contrastive = |name: Part, part: &ContrastivePart| {
             Ok::<_, PipelineError>(ContrastiveEntry {
                 weights: writer.weights(name, &part.model)?,
@@ -157,7 +132,7 @@ impl Bundle {
         };
         let judge = self.judge.as_ref().map(|part| contrastive(Part::Judge, part)).transpose()?;
         let contrastive = self.contrastive.as_ref().map(|part| contrastive(Part::Contrastive, part)).transpose()?;
-        let manifest = Manifest { version: VERSION, name: self.name.clone(), image_tokenizer, generator, contrastive, judge };
+        let manifest = Manifest { version: VERSION, name: self.name.clone(), image_tokenizer, text_encoder, generator, super_resolution, contrastive, judge };
         // What would not load is not written.
         let text = manifest.to_toml();
         let path = folder.join(FILE_NAME);
@@ -201,9 +176,9 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn weights<M: Module>(&self, part: Part, model: &M) -> Result<WeightsFile, PipelineError> {
-        let tensors = collect(model);
-        let file = format!("{}.safetensors", part.key());
+    fn weights(&self, part: Part, model: &impl Weights) -> Result<WeightsFile, PipelineError> {
+        let tensors = model.tensors();
+        let file = format!("{}.safetensors", part.file_stem());
         let path = self.folder.join(&file);
         safetensors::write(&path, &tensors, self.storage).map_err(|source| PipelineError::Weights { part, source })?;
         let parameter_count = tensors.values().map(|tensor| tensor.values.len()).sum();
@@ -216,7 +191,7 @@ impl Writer<'_> {
         if let Some(written) = self.text_tokenizers.iter().find(|written| entry(written.file.clone()) == **written) {
             return Ok(Some(written.clone()));
         }
-        let file = if self.text_tokenizers.is_empty() { "text_tokenizer.json".to_string() } else { format!("text_tokenizer_{}.json", part.key()) };
+        let file = if self.text_tokenizers.is_empty() { "text_tokenizer.json".to_string() } else { format!("text_tokenizer_{}.json", part.file_stem()) };
         text_tokenizer.save(&self.folder.join(&file)).map_err(|source| PipelineError::TextTokenizer { part, source })?;
         self.text_tokenizers.push(entry(file.clone()));
         Ok(Some(entry(file)))
@@ -282,19 +257,38 @@ impl BundleFolder {
     pub fn image_tokenizer(&self, device: &Device, purpose: &'static str) -> Result<ImageTokenizerPart, PipelineError> {
         let part = Part::ImageTokenizer;
         let entry = self.manifest.image_tokenizer.as_ref().ok_or_else(|| self.missing(part, purpose))?;
-        let ImageTokenizerModel::Vqgan(config) = &entry.model;
-        let model = Vqgan::new(config, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
+        let model = ImageTokenizer::new(&entry.model, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
         let model = self.load(part, &entry.weights, model, device)?;
         Ok(ImageTokenizerPart { model, image_size: entry.image_size, latent_scale: entry.latent_scale, provenance: entry.provenance.clone() })
     }
 
+    pub fn text_encoder(&self, device: &Device, purpose: &'static str) -> Result<TextEncoderPart, PipelineError> {
+        let part = Part::TextEncoder;
+        let entry = self.manifest.text_encoder.as_ref().ok_or_else(|| self.missing(part, purpose))?;
+        let model = TextEncoder::new(&entry.model, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
+        let model = self.load(part, &entry.weights, model, device)?;
+        let text_tokenizer = self.text_tokenizer(part, entry.text_tokenizer.as_ref(), entry.model.vocabulary_size())?;
+        Ok(TextEncoderPart { model, text_tokenizer, provenance: entry.provenance.clone() })
+    }
+
     pub fn generator(&self, device: &Device, purpose: &'static str) -> Result<GeneratorPart, PipelineError> {
-        let part = Part::Generator;
-        let entry = self.manifest.generator.as_ref().ok_or_else(|| self.missing(part, purpose))?;
-        let GeneratorModel::DalleBart(config) = &entry.model;
-        config.validate().map_err(|source| PipelineError::Config { part, source })?;
-        let model = self.load(part, &entry.weights, DalleBart::new(config, &mut Initializer::unread(device)), device)?;
-        let text_tokenizer = self.text_tokenizer(part, entry.text_tokenizer.as_ref(), config.text_vocabulary)?;
+        let entry = self.manifest.generator.as_ref().ok_or_else(|| self.missing(Part::Generator, purpose))?;
+        self.generator_part(Part::Generator, entry, device)
+    }
+
+    /// The further stages of a cascade, from the smallest picture up.
+    pub fn super_resolution(&self, device: &Device) -> Result<Vec<GeneratorPart>, PipelineError> {
+        let stages = self.manifest.super_resolution.iter().enumerate();
+        stages.map(|(stage, entry)| self.generator_part(Part::SuperResolution(stage), entry, device)).collect()
+    }
+
+    fn generator_part(&self, part: Part, entry: &GeneratorEntry, device: &Device) -> Result<GeneratorPart, PipelineError> {
+        let model = Generator::new(&entry.model, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
+        let model = self.load(part, &entry.weights, model, device)?;
+        let text_tokenizer = match entry.model.text_vocabulary() {
+            Some(vocabulary) => self.text_tokenizer(part, entry.text_tokenizer.as_ref(), vocabulary)?,
+            None => None,
+        };
         Ok(GeneratorPart { model, text_tokenizer, provenance: entry.provenance.clone() })
     }
 
@@ -320,11 +314,11 @@ impl BundleFolder {
         PipelineError::MissingPart { path: self.path.clone(), part, purpose, has: self.manifest.parts() }
     }
 
-    fn load<M: Module>(&self, part: Part, weights: &WeightsFile, model: M, device: &Device) -> Result<M, PipelineError> {
+    fn load<M: Weights>(&self, part: Part, weights: &WeightsFile, model: M, device: &Device) -> Result<M, PipelineError> {
         let path = self.path.join(&weights.file);
         check_sha256(&path, &weights.sha256)?;
         let tensors = safetensors::read(&path).map_err(|source| PipelineError::Weights { part, source })?;
-        apply(model, tensors, device).map_err(|source| PipelineError::Weights { part, source })
+        model.with(tensors, device).map_err(|source| PipelineError::Weights { part, source })
     }
 
     fn text_tokenizer(&self, part: Part, entry: Option<&TextTokenizerFile>, vocabulary_size: usize) -> Result<Option<TextTokenizer>, PipelineError> {
@@ -342,31 +336,101 @@ impl BundleFolder {
     }
 }
 
-/// Image tokenizer and generator must speak of the same pictures.
+/// The parts must speak of the same pictures.
 fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> {
-    let Some(ImageTokenizerEntry { model: ImageTokenizerModel::Vqgan(image_tokenizer), image_size, .. }) = &manifest.image_tokenizer else {
-        return Ok(());
-    };
-    image_tokenizer.validate().map_err(|source| PipelineError::Config { part: Part::ImageTokenizer, source })?;
-    let disagreement = |part, key, expected: String, found: usize| Err(PipelineError::Disagreement { part, key, expected, found: found.to_string() });
-    let factor = image_tokenizer.network.downsampling_factor();
-    if *image_size == 0 || *image_size > 1 << 14 || !image_size.is_multiple_of(factor) {
-        return disagreement(Part::ImageTokenizer, "image_size", format!("a multiple of {factor}, at most 16384"), *image_size);
+    if let Some(entry) = &manifest.image_tokenizer {
+        let part = Part::ImageTokenizer;
+        entry.model.validate().map_err(|source| PipelineError::Config { part, source })?;
+        let factor = entry.model.downsampling_factor();
+        if entry.image_size == 0 || entry.image_size > 1 << 14 || !entry.image_size.is_multiple_of(factor) {
+            return Err(disagreement(part, "image_size", format!("a multiple of {factor}, at most 16384"), entry.image_size));
+        }
     }
-    let Some(GeneratorEntry { model: GeneratorModel::DalleBart(generator), .. }) = &manifest.generator else {
-        return Ok(());
+    let Some(entry) = &manifest.generator else {
+        return if manifest.super_resolution.is_empty() { Ok(()) } else { Err(disagreement(Part::SuperResolution(0), "generator", "a first stage", "none")) };
     };
-    let code_count = image_tokenizer.quantizer.code_count;
-    if generator.image_vocabulary != code_count {
-        let expected = format!("{code_count}, the number of codes of the image tokenizer");
-        return disagreement(Part::Generator, "image_vocabulary", expected, generator.image_vocabulary);
+    match &entry.model {
+        GeneratorModel::DalleBart(_) => check_image_tokens(manifest, &entry.model)?,
+        GeneratorModel::Diffusion(config) => {
+            if let Some(low_resolution) = &config.low_resolution {
+                let expected = format!("a first stage, which starts from nothing; this one enlarges pictures of {} pixels", low_resolution.image_size);
+                return Err(disagreement(Part::Generator, "low_resolution", expected, "one that enlarges"));
+            }
+            check_diffusion(manifest, Part::Generator, config)?;
+        }
     }
-    let token_count = (image_size / factor).pow(2);
-    if generator.image_token_count != token_count {
-        let expected = format!("{token_count}, as {image_size}x{image_size} pixels become");
-        return disagreement(Part::Generator, "image_token_count", expected, generator.image_token_count);
+    let mut below = entry;
+    for (stage, entry) in manifest.super_resolution.iter().enumerate() {
+        let part = Part::SuperResolution(stage);
+        let (GeneratorModel::Diffusion(config), GeneratorModel::Diffusion(below_config)) = (&entry.model, &below.model) else {
+            return Err(disagreement(part, "model", "diffusion networks in every stage", entry.model.kind()));
+        };
+        let found = config.low_resolution.as_ref().map(|low_resolution| low_resolution.image_size);
+        if found != Some(below_config.image_size) {
+            let expected = format!("{}, the pictures of the stage below", below_config.image_size);
+            return Err(disagreement(part, "low_resolution.image_size", expected, found.map_or("no such table".to_string(), |size| size.to_string())));
+        }
+        check_diffusion(manifest, part, config)?;
+        below = entry;
     }
     Ok(())
+}
+
+fn check_image_tokens(manifest: &Manifest, generator: &GeneratorModel) -> Result<(), PipelineError> {
+    let (Some(entry), GeneratorModel::DalleBart(generator)) = (&manifest.image_tokenizer, generator) else { return Ok(()) };
+    let Some(code_count) = entry.model.code_count() else {
+        return Err(disagreement(Part::ImageTokenizer, "model", "one with a codebook, whose image tokens the generator draws", entry.model.kind()));
+    };
+    if generator.image_vocabulary != code_count {
+        let expected = format!("{code_count}, the number of codes of the image tokenizer");
+        return Err(disagreement(Part::Generator, "image_vocabulary", expected, generator.image_vocabulary));
+    }
+    let token_count = (entry.image_size / entry.model.downsampling_factor()).pow(2);
+    if generator.image_token_count != token_count {
+        let expected = format!("{token_count}, as {0}x{0} pixels become", entry.image_size);
+        return Err(disagreement(Part::Generator, "image_token_count", expected, generator.image_token_count));
+    }
+    Ok(())
+}
+
+fn check_diffusion(manifest: &Manifest, part: Part, config: &DiffusionConfig) -> Result<(), PipelineError> {
+    config.validate().map_err(|source| PipelineError::Config { part, source })?;
+    let mut side = config.image_size;
+    if config.canvas == Canvas::Latents
+        && let Some(entry) = &manifest.image_tokenizer
+    {
+        if config.image_size != entry.image_size {
+            return Err(disagreement(part, "image_size", format!("{}, as the image tokenizer has", entry.image_size), config.image_size));
+        }
+        let (expected, found) = (entry.model.latent_channels(), config.network.channels());
+        if expected != found {
+            return Err(disagreement(part, "network", format!("{expected} channels, as the latents of the image tokenizer have"), found));
+        }
+        if entry.latent_scale.is_none_or(|scale| !(scale.is_finite() && scale > 0.0)) {
+            let expected = "what brings latents to unit variance, which a generator of latents needs";
+            return Err(disagreement(Part::ImageTokenizer, "latent_scale", expected, entry.latent_scale.map_or("none".to_string(), |scale| scale.to_string())));
+        }
+        side /= entry.model.downsampling_factor();
+    }
+    let divisor = config.network.side_divisor();
+    if !side.is_multiple_of(divisor) {
+        return Err(disagreement(part, "image_size", format!("a canvas whose side is a multiple of {divisor}"), side));
+    }
+    if let (Some(text), Some(entry)) = (&config.text, &manifest.text_encoder) {
+        let (expected, found) = (Some(entry.model.channels()), config.network.text_channels());
+        if expected != found {
+            let found = found.map_or("none".to_string(), |channels| channels.to_string());
+            return Err(disagreement(part, "text channels", format!("{}, as the text encoder has", entry.model.channels()), found));
+        }
+        if let Some(length) = entry.model.context_length().filter(|&length| text.token_count > length) {
+            return Err(disagreement(part, "text.token_count", format!("at most {length}, which the text encoder reads"), text.token_count));
+        }
+    }
+    Ok(())
+}
+
+fn disagreement(part: Part, key: &'static str, expected: impl ToString, found: impl ToString) -> PipelineError {
+    PipelineError::Disagreement { part, key, expected: expected.to_string(), found: found.to_string() }
 }
 
 fn check_sha256(path: &Path, expected: &str) -> Result<(), PipelineError> {

@@ -3,6 +3,7 @@
 use crate::Part;
 use smalti_data::{DataError, PictureError};
 use smalti_generation::autoregressive::SampleError;
+use smalti_generation::diffusion;
 use smalti_models::ConfigError;
 use smalti_models::generator::dalle_bart::CaptionError;
 use smalti_nn::weights::WeightsError;
@@ -45,6 +46,8 @@ pub enum PipelineError {
     Caption(#[from] CaptionError),
     #[error(transparent)]
     Sampling(#[from] SampleError<Infallible>),
+    #[error(transparent)]
+    Diffusion(#[from] diffusion::SampleError<Infallible>),
     #[error("{what}: expected finite numbers, found {value}; hint: the weights are damaged or were trained to overflow")]
     NotFinite { what: &'static str, value: f32 },
     #[error(transparent)]

@@ -3,6 +3,7 @@
 //! Names, layouts and configs of each family are known to its model's own `import.rs`; here is which files a published checkpoint consists of. Loading is
 //! strict: every tensor of the file has a place in the network and every weight of the network is in the file.
 
+use crate::parts::{Generator, ImageTokenizer};
 use crate::{Bundle, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, Provenance};
 use burn::module::Module;
 use burn::tensor::Device;
@@ -127,7 +128,7 @@ fn diffusers_vqgan(source: &Source, device: &Device) -> Result<ImportedPart, Pip
 fn image_tokenizer(source: &Source, path: &Path, config: &vqgan::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
     let model = Vqgan::new(config, &mut Initializer::unread(device)).map_err(|error| not_this(path, error))?;
     let model = fitted(path, model, tensors, device)?;
-    Ok(ImportedPart::ImageTokenizer(Box::new(ImageTokenizerPart { model, image_size: source.image_size, latent_scale: None, provenance: provenance(path) })))
+    Ok(ImportedPart::ImageTokenizer(Box::new(ImageTokenizerPart { model: ImageTokenizer::Vqgan(model), image_size: source.image_size, latent_scale: None, provenance: provenance(path) })))
 }
 
 fn min_dalle(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {
@@ -152,7 +153,7 @@ fn hugging_face_bart(source: &Source, device: &Device) -> Result<ImportedPart, P
 fn generator(source: &Source, path: &Path, config: &dalle_bart::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
     let model = fitted(path, DalleBart::new(config, &mut Initializer::unread(device)), tensors, device)?;
     let text_tokenizer = text_tokenizer(source, config.text_vocabulary)?;
-    Ok(ImportedPart::Generator(Box::new(GeneratorPart { model, text_tokenizer, provenance: provenance(path) })))
+    Ok(ImportedPart::Generator(Box::new(GeneratorPart { model: Generator::DalleBart(model), text_tokenizer, provenance: provenance(path) })))
 }
 
 fn hugging_face_clip(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {

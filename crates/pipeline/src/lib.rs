@@ -2,6 +2,7 @@
 //!
 //! Reading order:
 pub mod manifest; //       bundle.toml: what a bundle says about itself, typed
+pub mod parts; //          networks of several kinds behind the few things a pipeline asks of them
 pub mod bundle; //         a folder with a manifest and weights, saved and loaded
 pub mod text_to_image; //  prompt -> image tokens -> pictures, best first
 pub mod rerank; //         how well pictures fit a prompt
@@ -11,7 +12,8 @@ pub mod progress; //       how far the work is
 mod model_card; //         MODEL_CARD.md for bundles that bring none
 mod error; //              what can go wrong, by name
 
-pub use bundle::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
+pub use bundle::{Bundle, BundleFolder};
+pub use parts::{ContrastivePart, GeneratorPart, ImageTokenizerPart, TextEncoderPart};
 pub use error::PipelineError;
 pub use manifest::{Manifest, Part, Provenance};
 pub use progress::Progress;

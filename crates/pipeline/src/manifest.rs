@@ -20,7 +20,12 @@ use crate::PipelineError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smalti_data::text_tokenizer::{SpecialTokens, TextTokenizer};
-use smalti_models::{contrastive::clip, generator::dalle_bart, image_tokenizer::vqgan};
+use smalti_generation::diffusion::{Parameterization, Plan, Process, Sampler, Threshold, Variance};
+use smalti_models::ConfigError;
+use smalti_models::contrastive::clip;
+use smalti_models::generator::{dalle_bart, unet};
+use smalti_models::image_tokenizer::{autoencoder_kl, vqgan};
+use smalti_models::text_encoder::{bert, clip_text, t5};
 use smalti_nn::weights::safetensors::Storage;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,7 +44,12 @@ pub struct Manifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_tokenizer: Option<ImageTokenizerEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<TextEncoderEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub generator: Option<GeneratorEntry>,
+    /// The further stages of a cascade, from the smallest picture up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub super_resolution: Vec<GeneratorEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contrastive: Option<ContrastiveEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +60,11 @@ pub struct Manifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     ImageTokenizer,
+    /// Text tokens to states that a diffusion network attends to.
+    TextEncoder,
     Generator,
+    /// A further stage of a cascade, counted from 0.
+    SuperResolution(usize),
     /// Ranks pictures.
     Contrastive,
     /// Measures pictures, and never ranks them: a measure that was optimised measures nothing.
@@ -62,9 +76,19 @@ impl Part {
     pub fn key(self) -> &'static str {
         match self {
             Self::ImageTokenizer => "image_tokenizer",
+            Self::TextEncoder => "text_encoder",
             Self::Generator => "generator",
+            Self::SuperResolution(_) => "super_resolution",
             Self::Contrastive => "contrastive",
             Self::Judge => "judge",
+        }
+    }
+
+    /// What its files are called.
+    pub(crate) fn file_stem(self) -> String {
+        match self {
+            Self::SuperResolution(stage) => format!("super_resolution_{}", stage + 1),
+            _ => self.key().to_string(),
         }
     }
 }
@@ -125,6 +149,47 @@ pub struct ImageTokenizerEntry {
 #[serde(rename_all = "snake_case")]
 pub enum ImageTokenizerModel {
     Vqgan(vqgan::Config),
+    AutoencoderKl(autoencoder_kl::Config),
+}
+
+impl ImageTokenizerModel {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Vqgan(_) => "vqgan",
+            Self::AutoencoderKl(_) => "autoencoder_kl",
+        }
+    }
+
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Vqgan(config) => config.validate(),
+            Self::AutoencoderKl(config) => config.validate(),
+        }
+    }
+
+    /// A picture has so many times the side of its latents.
+    pub fn downsampling_factor(&self) -> usize {
+        match self {
+            Self::Vqgan(config) => config.network.downsampling_factor(),
+            Self::AutoencoderKl(config) => config.network.downsampling_factor(),
+        }
+    }
+
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            // What the generator sees is what the codebook would replace.
+            Self::Vqgan(config) => config.quantizer.code_channels,
+            Self::AutoencoderKl(config) => config.network.latent_channels,
+        }
+    }
+
+    /// Codes of the codebook; `None` where latents are continuous.
+    pub fn code_count(&self) -> Option<usize> {
+        match self {
+            Self::Vqgan(config) => Some(config.quantizer.code_count),
+            Self::AutoencoderKl(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,6 +208,224 @@ pub struct GeneratorEntry {
 #[serde(rename_all = "snake_case")]
 pub enum GeneratorModel {
     DalleBart(dalle_bart::Config),
+    Diffusion(Box<DiffusionConfig>),
+}
+
+impl GeneratorModel {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::DalleBart(_) => "dalle_bart",
+            Self::Diffusion(config) => config.network.kind(),
+        }
+    }
+
+    /// Entries of the text vocabulary, where the generator reads text tokens itself.
+    pub fn text_vocabulary(&self) -> Option<usize> {
+        match self {
+            Self::DalleBart(config) => Some(config.text_vocabulary),
+            Self::Diffusion(_) => None,
+        }
+    }
+}
+
+/// A denoising network, the process it was trained on, and how it is usually walked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffusionConfig {
+    /// Side in pixels of the pictures it makes (of what its image tokenizer decodes, for one that makes latents).
+    pub image_size: usize,
+    pub canvas: Canvas,
+    pub parameterization: Parameterization,
+    pub variance: Variance,
+    pub process: Process,
+    /// Captions as conditions; their states come from the bundle's text encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextCondition>,
+    /// Names of classes, in the order of their numbers; one more number means "no class".
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// Super-resolution: the picture of the stage below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_resolution: Option<LowResolutionCondition>,
+    pub sampling: SamplingDefaults,
+    pub network: NetworkConfig,
+}
+
+/// What a diffusion network draws on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Canvas {
+    Pixels,
+    /// The latents of the bundle's image tokenizer, times its latent scale.
+    Latents,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextCondition {
+    /// Every caption is padded or cut to so many text tokens.
+    pub token_count: usize,
+    /// Whether the network attends to padding, as Stable Diffusion does and Imagen does not.
+    pub attend_to_padding: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LowResolutionCondition {
+    /// Side in pixels of the picture that is enlarged.
+    pub image_size: usize,
+    /// Noise added to it when sampling, as a share of the steps of the process, in [0, 1] (Imagen's aug_level).
+    pub noise_level: f64,
+}
+
+/// How a generator is walked unless one asks for another way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamplingDefaults {
+    pub sampler: Sampler,
+    pub steps: usize,
+    pub guidance_scale: f32,
+    pub threshold: Threshold,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkConfig {
+    Unet(unet::Config),
+}
+
+impl NetworkConfig {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unet(_) => "unet",
+        }
+    }
+
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Unet(config) => config.validate(),
+        }
+    }
+
+    /// Channels of the noisy input, without those of a picture concatenated to it.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::Unet(config) => config.output_channels,
+        }
+    }
+
+    pub fn text_channels(&self) -> Option<usize> {
+        match self {
+            Self::Unet(config) => config.text.as_ref().map(|text| text.channels),
+        }
+    }
+
+    pub fn class_count(&self) -> Option<usize> {
+        match self {
+            Self::Unet(config) => config.class_count,
+        }
+    }
+
+    /// What the sides of the canvas must be divisible by.
+    pub fn side_divisor(&self) -> usize {
+        match self {
+            Self::Unet(config) => config.side_divisor(),
+        }
+    }
+
+    pub fn learned_variance(&self) -> bool {
+        match self {
+            Self::Unet(config) => config.learned_variance,
+        }
+    }
+}
+
+impl DiffusionConfig {
+    /// Whether the parts of the config fit each other; an impossible one is an error that names the key.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.network.validate().map_err(|error| ConfigError { key: format!("network.{}.{}", self.network.kind(), error.key), ..error })?;
+        self.process.validate().map_err(|error| ConfigError::new(format!("process.{}", error.key), error.expected, error.found))?;
+        self.plan().validate().map_err(|error| ConfigError::new(format!("sampling.{}", error.key), error.expected, error.found))?;
+        ConfigError::check((1..=1 << 14).contains(&self.image_size), "image_size", "1 to 16384", self.image_size)?;
+        let learned = self.variance == Variance::Learned;
+        ConfigError::check(self.network.learned_variance() == learned, "variance", "learned just where the network has outputs for it", learned)?;
+        let (text, network_text) = (self.text.is_some(), self.network.text_channels().is_some());
+        ConfigError::check(text == network_text, "text", "a table [text] just where the network attends to text", text)?;
+        if let Some(text) = &self.text {
+            ConfigError::check((1..=4096).contains(&text.token_count), "text.token_count", "1 to 4096", text.token_count)?;
+        }
+        let (classes, expected) = (self.classes.len(), self.network.class_count().map_or(0, |count| count - 1));
+        ConfigError::check(classes == expected, "classes", format!("{expected} names, one fewer than the network has classes"), classes)?;
+        if let Some(low_resolution) = &self.low_resolution {
+            let (expected, found) = (format!("1 to {}, below image_size", self.image_size - 1), low_resolution.image_size);
+            ConfigError::check((1..self.image_size).contains(&found), "low_resolution.image_size", expected, found)?;
+            let level = low_resolution.noise_level;
+            ConfigError::check((0.0..=1.0).contains(&level), "low_resolution.noise_level", "0 to 1", level)?;
+        }
+        Ok(())
+    }
+
+    /// The usual walk.
+    pub fn plan(&self) -> Plan {
+        let SamplingDefaults { sampler, steps, threshold, .. } = self.sampling;
+        Plan { variance: self.variance, threshold, ..Plan::new(self.process.clone(), self.parameterization, sampler, steps) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextEncoderEntry {
+    pub weights: WeightsFile,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_tokenizer: Option<TextTokenizerFile>,
+    pub model: TextEncoderModel,
+    #[serde(default)]
+    pub provenance: Provenance,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextEncoderModel {
+    ClipText(clip_text::Config),
+    T5(t5::Config),
+    Bert(bert::Config),
+}
+
+impl TextEncoderModel {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ClipText(_) => "clip_text",
+            Self::T5(_) => "t5",
+            Self::Bert(_) => "bert",
+        }
+    }
+
+    /// Channels of each state.
+    pub fn channels(&self) -> usize {
+        match self {
+            Self::ClipText(config) => config.transformer.channels,
+            Self::T5(config) => config.channels,
+            Self::Bert(config) => config.channels,
+        }
+    }
+
+    /// Entries of the text vocabulary.
+    pub fn vocabulary_size(&self) -> usize {
+        match self {
+            Self::ClipText(config) => config.vocabulary_size,
+            Self::T5(config) => config.vocabulary_size,
+            Self::Bert(config) => config.vocabulary_size,
+        }
+    }
+
+    /// The most text tokens it reads; `None` where places are relative and any number goes.
+    pub fn context_length(&self) -> Option<usize> {
+        match self {
+            Self::ClipText(config) => Some(config.context_length),
+            Self::T5(_) => None,
+            Self::Bert(config) => Some(config.context_length),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,15 +494,15 @@ impl Manifest {
 
     /// The parts that are there, in the order in which a picture is made.
     pub fn parts(&self) -> Vec<Part> {
-        [
-            (Part::ImageTokenizer, self.image_tokenizer.is_some()),
-            (Part::Generator, self.generator.is_some()),
-            (Part::Contrastive, self.contrastive.is_some()),
-            (Part::Judge, self.judge.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(part, there)| there.then_some(part))
-        .collect()
+        let there = |part: Part, there: bool| there.then_some(part);
+        let before = [
+            there(Part::ImageTokenizer, self.image_tokenizer.is_some()),
+            there(Part::TextEncoder, self.text_encoder.is_some()),
+            there(Part::Generator, self.generator.is_some()),
+        ];
+        let after = [there(Part::Contrastive, self.contrastive.is_some()), there(Part::Judge, self.judge.is_some())];
+        let stages = (0..self.super_resolution.len()).map(Part::SuperResolution);
+        before.into_iter().flatten().chain(stages).chain(after.into_iter().flatten()).collect()
     }
 
     /// The weights, kind of network and provenance of a part.
@@ -228,12 +511,10 @@ impl Manifest {
             ContrastiveModel::Clip(_) => "clip",
         };
         match part {
-            Part::ImageTokenizer => self.image_tokenizer.as_ref().map(|entry| match entry.model {
-                ImageTokenizerModel::Vqgan(_) => (&entry.weights, "vqgan", &entry.provenance),
-            }),
-            Part::Generator => self.generator.as_ref().map(|entry| match entry.model {
-                GeneratorModel::DalleBart(_) => (&entry.weights, "dalle_bart", &entry.provenance),
-            }),
+            Part::ImageTokenizer => self.image_tokenizer.as_ref().map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
+            Part::TextEncoder => self.text_encoder.as_ref().map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
+            Part::Generator => self.generator.as_ref().map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
+            Part::SuperResolution(stage) => self.super_resolution.get(stage).map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
             Part::Contrastive => self.contrastive.as_ref().map(|entry| (&entry.weights, clip(entry), &entry.provenance)),
             Part::Judge => self.judge.as_ref().map(|entry| (&entry.weights, clip(entry), &entry.provenance)),
         }
@@ -241,8 +522,9 @@ impl Manifest {
 
     /// One for each part that has one; parts may share a file.
     pub fn text_tokenizers(&self) -> impl Iterator<Item = &TextTokenizerFile> {
+        let encoder = self.text_encoder.iter().filter_map(|entry| entry.text_tokenizer.as_ref());
         let contrastive = [&self.contrastive, &self.judge].into_iter().flatten().filter_map(|entry| entry.text_tokenizer.as_ref());
-        self.generator.iter().filter_map(|entry| entry.text_tokenizer.as_ref()).chain(contrastive)
+        encoder.chain(self.generator.iter().filter_map(|entry| entry.text_tokenizer.as_ref())).chain(contrastive)
     }
 
     /// Files lie in the bundle's own folder: a manifest cannot point at anything else on the disk.

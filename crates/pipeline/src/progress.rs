@@ -12,6 +12,8 @@ pub struct Progress {
 pub enum Stage {
     /// Image tokens drawn, over all pictures.
     ImageTokens,
+    /// Steps from noise to picture, over all pictures.
+    Steps,
     /// Pictures decoded.
     Pictures,
     /// Pictures compared with the prompt.
@@ -22,6 +24,7 @@ impl Stage {
     pub fn name(self) -> &'static str {
         match self {
             Self::ImageTokens => "drawing image tokens",
+            Self::Steps => "taking noise away",
             Self::Pictures => "decoding pictures",
             Self::Scores => "ranking pictures",
         }

@@ -12,7 +12,7 @@ use smalti_generation::random::picture_rng;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reconstruction {
     pub picture: Picture,
-    /// Row after row.
+    /// Row after row; none where latents are continuous.
     pub image_tokens: Vec<u32>,
 }
 
@@ -40,8 +40,16 @@ pub fn reconstruct(
         }
         let device = image_tokenizer.device();
         let pixels = Tensor::<4>::from_data(TensorData::new(picture.to_f32(), [1, height, width, 3]), &device);
-        let image_tokens = image_tokenizer.model.tokens(pixels).into_data().iter::<i64>().map(|token| token as u32).collect::<Vec<_>>();
-        let picture = decode(image_tokenizer, &[&image_tokens], [height / factor, width / factor])?.remove(0);
+        let (picture, image_tokens) = match image_tokenizer.model.discrete() {
+            Some(model) => {
+                let image_tokens = model.tokens(pixels).into_data().iter::<i64>().map(|token| token as u32).collect::<Vec<_>>();
+                (decode(image_tokenizer, &[&image_tokens], [height / factor, width / factor])?.remove(0), image_tokens)
+            }
+            None => {
+                let values: Vec<f32> = image_tokenizer.model.decode(image_tokenizer.model.encode(pixels)).into_data().iter::<f32>().collect();
+                (checked_picture(width, height, &values)?, Vec::new())
+            }
+        };
         reconstructions.push(Reconstruction { picture, image_tokens });
         progress(Progress { stage: Stage::Pictures, done: reconstructions.len(), total: pictures.len() });
     }
@@ -50,7 +58,11 @@ pub fn reconstruct(
 
 /// Image tokens of several pictures, each [rows * columns], to pictures of one size.
 pub fn decode(image_tokenizer: &ImageTokenizerPart, image_tokens: &[&[u32]], grid: [usize; 2]) -> Result<Vec<Picture>, PipelineError> {
-    let (model, factor) = (&image_tokenizer.model, image_tokenizer.model.downsampling_factor());
+    let Some(model) = image_tokenizer.model.discrete() else {
+        let (expected, found) = ("an image tokenizer with a codebook".to_string(), image_tokenizer.model.config().kind().to_string());
+        return Err(PipelineError::Request { key: "image token", expected, found, hint: None });
+    };
+    let factor = model.downsampling_factor();
     let [height, width] = grid.map(|size| size * factor);
     if let Some(token) = image_tokens.iter().flat_map(|tokens| *tokens).find(|token| **token as usize >= model.code_count()) {
         let (expected, found) = (format!("below the {} codes of the image tokenizer", model.code_count()), token.to_string());
@@ -59,9 +71,10 @@ pub fn decode(image_tokenizer: &ImageTokenizerPart, image_tokens: &[&[u32]], gri
     let tokens: Vec<i64> = image_tokens.iter().flat_map(|tokens| tokens.iter().map(|&token| i64::from(token))).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [image_tokens.len(), grid[0] * grid[1]]), &image_tokenizer.device());
     let values: Vec<f32> = model.decode_tokens(tokens, grid).into_data().iter::<f32>().collect();
-    let pictures = values.chunks_exact(height * width * 3).map(|values| {
-        values.iter().try_for_each(|&value| finite("picture", value).map(drop))?;
-        Ok(Picture::from_f32(width, height, values)?)
-    });
-    pictures.collect()
+    values.chunks_exact(height * width * 3).map(|values| checked_picture(width, height, values)).collect()
+}
+
+fn checked_picture(width: usize, height: usize, values: &[f32]) -> Result<Picture, PipelineError> {
+    values.iter().try_for_each(|&value| finite("picture", value).map(drop))?;
+    Ok(Picture::from_f32(width, height, values)?)
 }

@@ -3,10 +3,12 @@
 //! With x = alpha clean + sigma noise every published parameterization is a straight mixture of the sample and the output,
 //! clean = a x + b output, with a and b of the level alone. So guidance, which mixes outputs of the same x, is the same in all of them.
 
+use serde::{Deserialize, Serialize};
 use super::Level;
 use super::level::combine;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Parameterization {
     /// The noise, epsilon (DDPM).
     Noise,

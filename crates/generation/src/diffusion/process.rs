@@ -1,8 +1,10 @@
 //! The road from noise to picture: one of three families of levels.
 
+use serde::{Deserialize, Serialize};
 use super::{Level, Schedule, SettingError, flow, sigmas};
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Process {
     /// DDPM, latent diffusion, Imagen: alpha^2 + sigma^2 = 1, with a table of trained steps.
     VariancePreserving(Schedule),

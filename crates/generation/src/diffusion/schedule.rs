@@ -2,11 +2,13 @@
 //!
 //! x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise; alpha-bar_t is the product of (1 - beta_s) over s <= t (DDPM, equations 2 and 4).
 
+use serde::{Deserialize, Serialize};
 use super::{Level, SettingError};
 use std::f64::consts::FRAC_PI_2;
 
 /// How much noise each step adds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Betas {
     /// Evenly spaced; both ends in (0, 1). DDPM, section 4.
     Linear { start: f64, end: f64 },
@@ -16,16 +18,23 @@ pub enum Betas {
     Cosine,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     pub betas: Betas,
     /// How many steps the network was trained with; at least 2. 1000 in all the papers.
     pub train_steps: usize,
     /// Multiplies sigma / alpha of every step; above 0, and 1 changes nothing. Simple diffusion (2301.11093), equation 4: a picture of s times the side needs
     /// s times the noise to look as noisy.
+    #[serde(default = "one")]
     pub shift: f64,
     /// Rescales so that the last step is pure noise, as sampling starts from (2305.08891, algorithm 1). The network must predict velocity or the clean picture.
+    #[serde(default)]
     pub zero_terminal_snr: bool,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl ScheduleConfig {
@@ -72,10 +81,25 @@ impl ScheduleConfig {
 }
 
 /// A validated configuration with its table of alpha-bar.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ScheduleConfig", into = "ScheduleConfig")]
 pub struct Schedule {
     config: ScheduleConfig,
     alpha_bars: Vec<f64>,
+}
+
+impl TryFrom<ScheduleConfig> for Schedule {
+    type Error = SettingError;
+
+    fn try_from(config: ScheduleConfig) -> Result<Self, SettingError> {
+        Self::new(config)
+    }
+}
+
+impl From<Schedule> for ScheduleConfig {
+    fn from(schedule: Schedule) -> Self {
+        schedule.config
+    }
 }
 
 impl Schedule {

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha12Rng;
 use smalti_data::Picture;
 use smalti_data::resize::{Filter, resize};
 use smalti_generation::diffusion::guidance::{self, Interval};
-use smalti_generation::diffusion::{Known, Level, Plan, Process, Variance, sample};
+use smalti_generation::diffusion::{Known, Level, Plan, Process, sample};
 use smalti_generation::random::{normal_pictures, picture_rng};
 use smalti_models::generator::conditions::LowResolution;
 use std::convert::Infallible;
@@ -141,15 +141,16 @@ impl DiffusionSystem {
                 return Ok::<_, Infallible>(output);
             }
             let (conditional, unconditional) = output.split_at(output.len() / 2);
-            let mut prediction = guidance::classifier_free(conditional, unconditional, scale);
-            guidance::rescale(&mut prediction, conditional, prediction.len() / count, rescale);
-            if plan.variance == Variance::Learned {
-                // How sure it is of its own prediction is not a matter of guidance.
-                for (picture, conditional) in prediction.chunks_mut(2 * value_count).zip(conditional.chunks(2 * value_count)) {
-                    picture[value_count..].copy_from_slice(&conditional[value_count..]);
-                }
+            // Guidance is a matter of the prediction alone; a learned variance, which follows it in each picture, stays that of the prompt.
+            let output_count = conditional.len() / count;
+            let mut guided = conditional.to_vec();
+            for (place, picture) in guided.chunks_mut(output_count).enumerate() {
+                let [conditional, unconditional] = [conditional, unconditional].map(|rows| &rows[place * output_count..][..value_count]);
+                let mut prediction = guidance::classifier_free(conditional, unconditional, scale);
+                guidance::rescale(&mut prediction, conditional, value_count, rescale);
+                picture[..value_count].copy_from_slice(&prediction);
             }
-            Ok(prediction)
+            Ok(guided)
         };
         let mut film: Vec<Vec<f32>> = Vec::new();
         let shown = shown_steps(plan.steps_walked(), batch.request.diffusion.film_strip);
@@ -222,7 +223,7 @@ impl DiffusionSystem {
             None => None,
             Some(mask) => {
                 // White is painted anew; any share of it in the pixels of a latent counts as that share.
-                let mask = resize(&fitted(mask, stage.config.image_size)?, width, height, Filter::Box).to_f32();
+                let mask = resize(&fitted(mask, stage.config.image_size)?, width, height, Filter::Area).to_f32();
                 let keep = mask.chunks_exact(3).flat_map(|pixel| std::iter::repeat_n((1.0 - pixel[0]) / 2.0, channels)).collect::<Vec<f32>>();
                 Some(keep.repeat(count))
             }

@@ -12,10 +12,12 @@ pub mod heun;
 pub mod latent_consistency;
 pub mod unipc;
 
+use serde::{Deserialize, Serialize};
 use super::{Level, Process, SettingError, Variance};
 
 /// The closed set of walks.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Sampler {
     /// Ancestral sampling, of DDPM (2006.11239, algorithm 2). Fresh noise at every step; made for all the trained steps.
     Ddpm,

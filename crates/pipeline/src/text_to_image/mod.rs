@@ -1,0 +1,171 @@
+//! A prompt becomes pictures, ranked by how well they fit the prompt.
+//!
+//! Picture i of seed S draws from its own random stream, and no network's result depends on its neighbours in a batch: it is the same bytes whatever the
+//! count, the batch size and the number of threads.
+//!
+//! Reading order:
+mod request; //        what to make
+mod autoregressive; // text tokens -> image tokens, one after the other -> pixels
+mod conditions; //     a prompt as what a diffusion network is told
+mod diffusion; //      noise -> latents or pixels, step by step; one stage after the other in a cascade
+
+pub use conditions::text_states;
+pub use diffusion::{ENLARGING, augmentation_level};
+pub use request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
+
+use crate::parts::Generator;
+use crate::progress::Progress;
+use crate::{BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart, rerank};
+use autoregressive::Autoregressive;
+use burn::tensor::Device;
+use diffusion::DiffusionSystem;
+use smalti_data::Picture;
+use smalti_data::text_tokenizer::{Encoded, TextTokenizer};
+
+/// One picture and how it came about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MadePicture {
+    pub picture: Picture,
+    /// Its number among those drawn: with the seed it names the picture.
+    pub index: usize,
+    /// How well it fits the prompt, in [-1, 1]; absent when the bundle ranks nothing.
+    pub score: Option<f32>,
+    /// Row after row; none where the generator draws no image tokens.
+    pub image_tokens: Vec<u32>,
+    /// What the network took for the picture on the way, if the request asked for a film strip.
+    pub film_strip: Vec<Picture>,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    pub pictures: Vec<MadePicture>,
+    /// Set when the prompt was longer than the generator reads.
+    pub truncated: Option<Truncation>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// Text tokens of the prompt.
+    pub token_count: usize,
+    /// Text tokens that were read, from the start.
+    pub kept_count: usize,
+}
+
+/// The parts of a bundle that make pictures, loaded once for many requests.
+#[derive(Clone, Debug)]
+pub struct TextToImage {
+    system: System,
+    contrastive: Option<ContrastivePart>,
+}
+
+#[derive(Clone, Debug)]
+enum System {
+    Autoregressive(Box<Autoregressive>),
+    Diffusion(Box<DiffusionSystem>),
+}
+
+/// The parts that make pictures; which are needed depends on the generator.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    pub image_tokenizer: Option<ImageTokenizerPart>,
+    pub text_encoder: Option<TextEncoderPart>,
+    pub generator: GeneratorPart,
+    pub super_resolution: Vec<GeneratorPart>,
+    pub contrastive: Option<ContrastivePart>,
+}
+
+impl TextToImage {
+    pub fn load(bundle: &BundleFolder, device: &Device) -> Result<Self, PipelineError> {
+        let (manifest, purpose) = (bundle.manifest(), "make pictures");
+        let generator = bundle.generator(device, purpose)?;
+        let has = |part| manifest.parts().contains(&part);
+        // A generator of image tokens or latents needs the one, a generator that reads states of text the other; what is missing is named.
+        let (needs_decoder, needs_text) = match &generator.model {
+            Generator::DalleBart(_) => (true, false),
+            Generator::Diffusion(model) => (model.config.canvas == crate::manifest::Canvas::Latents, model.config.text.is_some()),
+        };
+        Self::new(Parts {
+            image_tokenizer: needs_decoder.then(|| bundle.image_tokenizer(device, purpose)).transpose()?,
+            text_encoder: needs_text.then(|| bundle.text_encoder(device, purpose)).transpose()?,
+            generator,
+            super_resolution: bundle.super_resolution(device)?,
+            contrastive: has(Part::Contrastive).then(|| bundle.contrastive(device, "rank pictures")).transpose()?,
+        })
+    }
+
+    /// The parts must fit each other.
+    pub fn new(parts: Parts) -> Result<Self, PipelineError> {
+        let Parts { image_tokenizer, text_encoder, generator, super_resolution, contrastive } = parts;
+        let system = match generator.model {
+            Generator::DalleBart(model) => {
+                let image_tokenizer = image_tokenizer.ok_or_else(|| absent(Part::ImageTokenizer, "one that makes pictures of image tokens"))?;
+                System::Autoregressive(Box::new(Autoregressive::new(image_tokenizer, model, generator.text_tokenizer)?))
+            }
+            Generator::Diffusion(model) => System::Diffusion(Box::new(DiffusionSystem::new(image_tokenizer, text_encoder, *model, super_resolution)?)),
+        };
+        Ok(Self { system, contrastive })
+    }
+
+    /// Whether pictures get a score, which `keep` needs.
+    pub fn ranks(&self) -> bool {
+        self.contrastive.is_some()
+    }
+
+    /// Side in pixels of the pictures it makes.
+    pub fn image_size(&self) -> usize {
+        match &self.system {
+            System::Autoregressive(system) => system.image_size(),
+            System::Diffusion(system) => system.image_size(),
+        }
+    }
+
+    /// Makes the pictures of a request. `progress` is called after each step of each batch, and while decoding and ranking.
+    pub fn generate(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
+        request.validate()?;
+        if request.keep.is_some() && !self.ranks() {
+            let (expected, found) = ("a bundle with a `contrastive` part to rank by".to_string(), "none".to_string());
+            return Err(PipelineError::Request { key: "keep", expected, found, hint: Some("leave --keep out to keep every picture") });
+        }
+        let mut truncated = None;
+        let mut made: Vec<MadePicture> = match &self.system {
+            System::Autoregressive(system) => {
+                let (pictures, image_tokens, cut) = system.draw(request, progress)?;
+                truncated = cut;
+                let numbered = pictures.into_iter().zip(image_tokens).enumerate();
+                numbered.map(|(index, (picture, image_tokens))| MadePicture { picture, index, score: None, image_tokens, film_strip: Vec::new() }).collect()
+            }
+            System::Diffusion(system) => {
+                let (pictures, cut) = system.draw(request, progress)?;
+                truncated = truncated.or(cut);
+                let numbered = pictures.into_iter().enumerate();
+                numbered
+                    .map(|(index, drawn)| MadePicture { picture: drawn.picture, index, score: None, image_tokens: Vec::new(), film_strip: drawn.film_strip })
+                    .collect()
+            }
+        };
+        // Without a prompt there is nothing to rank by.
+        if let Some(contrastive) = self.contrastive.as_ref().filter(|_| !request.prompt.trim().is_empty()) {
+            let pictures: Vec<Picture> = made.iter().map(|made| made.picture.clone()).collect();
+            let scores = rerank::scores(contrastive, &request.prompt, &pictures, progress)?;
+            made.iter_mut().zip(&scores).for_each(|(made, score)| made.score = Some(*score));
+            if let Some(keep) = request.keep {
+                made = rerank::order(&scores).into_iter().take(keep).map(|index| made[index].clone()).collect();
+            }
+        }
+        Ok(Made { pictures: made, truncated })
+    }
+}
+
+/// A prompt as text tokens of a given number, and what did not fit.
+fn encode(text_tokenizer: &TextTokenizer, part: Part, prompt: &str, length: usize) -> Result<(Encoded, Option<Truncation>), PipelineError> {
+    let wrong = |source| PipelineError::TextTokenizer { part, source };
+    let encoded = text_tokenizer.encode(prompt, length).map_err(wrong)?;
+    let token_count = text_tokenizer.text_tokens(prompt).map_err(wrong)?.len();
+    let kept_count = encoded.end - usize::from(text_tokenizer.special_tokens().start.is_some());
+    Ok((encoded, (kept_count < token_count).then_some(Truncation { token_count, kept_count })))
+}
+
+fn absent(part: Part, expected: &str) -> PipelineError {
+    PipelineError::Disagreement { part, key: part.key(), expected: expected.to_string(), found: "none".to_string() }
+}
