@@ -7,9 +7,10 @@
 pub mod contrastive; //     how well a picture fits a caption: CLIP
 pub mod discriminator; //   is this patch of a picture real: PatchGAN
 pub mod generator; //       text tokens -> image tokens: DALL-E BART; noise -> pictures or latents: U-Net
-pub mod image_tokenizer; // pixels <-> latents <-> image tokens: VQGAN
+pub mod image_tokenizer; // pixels <-> latents <-> image tokens: VQGAN, KL autoencoder, tiny autoencoder
 pub mod inception; //       what is in a picture, as numbers for the Frechet distance: Inception v3
 pub mod perceptual; //      how far two pictures are apart to the eye: LPIPS over VGG16
+pub mod text_encoder; //    text tokens -> states to draw from, frozen: T5, CLIP text, BERT
 
 mod config_error; // what is wrong with a config, by key
 pub use config_error::ConfigError;

@@ -8,4 +8,4 @@ mod norm;
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use norm::{GroupNorm, LayerNorm};
+pub use norm::{GroupNorm, LayerNorm, RmsNorm};

@@ -45,3 +45,21 @@ impl LayerNorm {
         ops::layer_norm(x, self.scale.val(), self.bias.as_ref().map(Param::val), self.epsilon)
     }
 }
+
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    pub scale: Param<Tensor<1>>,
+    #[module(skip)]
+    epsilon: f32,
+}
+
+impl RmsNorm {
+    pub fn new(channels: usize, epsilon: f32, initializer: &mut Initializer) -> Self {
+        Self { scale: initializer.constant([channels], 1.0), epsilon }
+    }
+
+    /// x [..., channels] -> the same shape.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::rms_norm(x, self.scale.val(), self.epsilon)
+    }
+}

@@ -154,3 +154,21 @@ fn adamw_bodies_agree() {
     let expected = Flex::adamw_step(parameter, gradient, moment, squares(4), numbers);
     check_close("adamw", [found.0, found.1, found.2], [expected.0, expected.1, expected.2]);
 }
+
+/// By hand, and against the exact function they stand beside.
+#[test]
+fn composed_functions_are_their_formulas() {
+    use burn::tensor::{Device, Tensor};
+    let device = Device::flex();
+    let values = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().collect::<Vec<_>>();
+    let x = Tensor::<2>::from_data([[3.0, 4.0, 0.0, 0.0], [-1.0, 1.0, -1.0, 1.0]], &device);
+    let scale = Tensor::<1>::from_data([1.0, 2.0, 1.0, 1.0], &device);
+    let found = values(super::rms_norm(x, scale, 0.0));
+    for (found, expected) in found.iter().zip([1.2, 3.2, 0.0, 0.0, -1.0, 2.0, -1.0, 1.0]) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    let x = Tensor::<2>::from_data([[-4.0, -1.0, -0.3, 0.0, 0.3, 1.0, 4.0, 30.0]], &device);
+    let (tanh, exact) = (values(super::gelu_tanh(x.clone())), values(super::gelu(x)));
+    assert!((tanh[5] - 0.841_192).abs() < 1e-6, "the approximation at 1");
+    assert!(tanh.iter().zip(&exact).all(|(tanh, exact)| (tanh - exact).abs() < 5e-4) && tanh != exact);
+}

@@ -79,8 +79,9 @@ impl TransformerConfig {
         }
     }
 
-    fn validate(&self, tower: &str) -> Result<(), ConfigError> {
-        let key = |name: &str| format!("{tower}.transformer.{name}");
+    /// `table` is where the config of the blocks stands, for errors.
+    pub(crate) fn validate(&self, table: &str) -> Result<(), ConfigError> {
+        let key = |name: &str| format!("{table}.{name}");
         let Self { channels, layer_count, head_count, feed_forward_channels, layer_norm_epsilon, .. } = *self;
         within(key("channels"), channels, CHANNELS_LIMIT)?;
         within(key("layer_count"), layer_count, LAYER_LIMIT)?;
@@ -158,8 +159,8 @@ impl Config {
         if let Some(value) = pixel_standard_deviation.iter().find(|&&value| !(value > 0.0 && value.is_finite())) {
             return Err(ConfigError::new("image.pixel_standard_deviation", "three positive numbers", value));
         }
-        transformer.validate("image")?;
-        self.text.transformer.validate("text")
+        transformer.validate("image.transformer")?;
+        self.text.transformer.validate("text.transformer")
     }
 }
 

@@ -43,35 +43,25 @@ pub fn hugging_face_config(json: &str) -> Result<HuggingFaceConfig, ConfigError>
                 layer_count: vision.num_hidden_layers,
                 head_count: vision.num_attention_heads,
                 feed_forward_channels: vision.intermediate_size,
-                activation: activation("vision_config", &vision.hidden_act)?,
+                activation: activation("vision_config.", &vision.hidden_act)?,
                 layer_norm_epsilon: vision.layer_norm_eps,
             },
         },
-        text: TextTowerConfig {
-            vocabulary_size: text.vocab_size,
-            context_length: text.max_position_embeddings,
-            transformer: TransformerConfig {
-                channels: text.hidden_size,
-                layer_count: text.num_hidden_layers,
-                head_count: text.num_attention_heads,
-                feed_forward_channels: text.intermediate_size,
-                activation: activation("text_config", &text.hidden_act)?,
-                layer_norm_epsilon: text.layer_norm_eps,
-            },
-        },
+        text: text.tower("text_config.")?,
     };
     config.validate()?;
-    let end_token = if text.eos_token_id == LEGACY_END_TOKEN { config.text.vocabulary_size as u32 - 1 } else { text.eos_token_id };
+    let end_token = text.end_token();
     Ok(HuggingFaceConfig { config, end_token })
 }
 
 const LEGACY_END_TOKEN: u32 = 2;
 
-fn activation(tower: &str, name: &str) -> Result<FeedForwardActivation, ConfigError> {
+/// `table` ends with a dot where it is not empty.
+fn activation(table: &str, name: &str) -> Result<FeedForwardActivation, ConfigError> {
     match name {
         "quick_gelu" => Ok(FeedForwardActivation::QuickGelu),
         "gelu" => Ok(FeedForwardActivation::Gelu),
-        _ => Err(ConfigError::new(format!("config.json: {tower}.hidden_act"), "`quick_gelu` or `gelu`", format!("`{name}`"))),
+        _ => Err(ConfigError::new(format!("config.json: {table}hidden_act"), "`quick_gelu` or `gelu`", format!("`{name}`"))),
     }
 }
 
@@ -275,9 +265,10 @@ fn default_projection() -> usize {
     512
 }
 
+/// The part about the text tower; in the `config.json` of a `CLIPTextModel` it is the whole.
 #[derive(Deserialize)]
 #[serde(default)]
-struct TextConfigFile {
+pub(crate) struct TextConfigFile {
     vocab_size: usize,
     max_position_embeddings: usize,
     hidden_size: usize,
@@ -287,6 +278,28 @@ struct TextConfigFile {
     hidden_act: String,
     layer_norm_eps: f32,
     eos_token_id: u32,
+}
+
+impl TextConfigFile {
+    /// `table` is where it stands in the file, for errors: empty or with a dot at its end.
+    pub(crate) fn tower(&self, table: &str) -> Result<TextTowerConfig, ConfigError> {
+        Ok(TextTowerConfig {
+            vocabulary_size: self.vocab_size,
+            context_length: self.max_position_embeddings,
+            transformer: TransformerConfig {
+                channels: self.hidden_size,
+                layer_count: self.num_hidden_layers,
+                head_count: self.num_attention_heads,
+                feed_forward_channels: self.intermediate_size,
+                activation: activation(table, &self.hidden_act)?,
+                layer_norm_epsilon: self.layer_norm_eps,
+            },
+        })
+    }
+
+    fn end_token(&self) -> u32 {
+        if self.eos_token_id == LEGACY_END_TOKEN { (self.vocab_size as u32).saturating_sub(1) } else { self.eos_token_id }
+    }
 }
 
 impl Default for TextConfigFile {

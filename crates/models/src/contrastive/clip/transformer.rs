@@ -25,7 +25,7 @@ pub struct Block {
 }
 
 /// `config.layer_count` blocks.
-pub(super) fn blocks(config: &TransformerConfig, initializer: &mut Initializer) -> Vec<Block> {
+pub(crate) fn blocks(config: &TransformerConfig, initializer: &mut Initializer) -> Vec<Block> {
     (0..config.layer_count).map(|_| Block::new(config, initializer)).collect()
 }
 

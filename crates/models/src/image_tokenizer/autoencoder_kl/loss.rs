@@ -8,13 +8,14 @@
 //! latent-diffusion's learned output variance (`logvar`) starts at 0 and is handed to no optimiser in its code: it is the factor 1 there and here.
 
 pub use crate::image_tokenizer::vqgan::loss::{
-    ADAPTIVE_WEIGHT_CAP, adaptive_weight, adversarial_factor, discriminator_factor, gradient_passed_on, hinge_discriminator, hinge_generator, l1, l2, perceptual,
+    ADAPTIVE_WEIGHT_CAP, adaptive_weight, adversarial_factor, discriminator_factor, gradient_passed_on, hinge_discriminator, hinge_generator, l1, l2,
+    perceptual,
 };
 
 use super::Moments;
-use burn::tensor::Tensor;
 #[cfg(doc)]
 use crate::image_tokenizer::vqgan;
+use burn::tensor::Tensor;
 
 /// The weight of the divergence in latent-diffusion's configs, beside a reconstruction error that is summed over the values of a picture.
 pub const LATENT_DIFFUSION_KL_WEIGHT: f64 = 1e-6;

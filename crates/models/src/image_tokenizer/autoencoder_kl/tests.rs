@@ -97,14 +97,8 @@ fn configs_of_diffusers() {
     assert_eq!((found.config, found.scale_factor, found.shift), (expected, Some(0.18215), 0.0));
     let mut expected = Config::stable_diffusion_3();
     let network = expected.network;
-    expected.network = convolutional::Config {
-        base_channels: 4,
-        channel_multipliers: vec![1, 2],
-        group_count: 2,
-        residual_block_count: 1,
-        latent_channels: 3,
-        ..network
-    };
+    expected.network =
+        convolutional::Config { base_channels: 4, channel_multipliers: vec![1, 2], group_count: 2, residual_block_count: 1, latent_channels: 3, ..network };
     let found = golden_config("without_projections");
     assert_eq!((found.config, found.scale_factor, found.shift), (expected, Some(1.5305), 0.0609));
 }
@@ -159,7 +153,9 @@ fn latent_diffusion_names(tensors: NamedTensors, last_level: usize) -> NamedTens
             [side, "mid_block", "attentions", "0", inner, .., leaf] => format!("{side}.mid.attn_1.{}.{leaf}", attention(inner)),
             ["encoder", "down_blocks", level, "resnets", index, inner, leaf] => format!("encoder.down.{level}.block.{index}.{}.{leaf}", shortcut(inner)),
             ["encoder", "down_blocks", level, "downsamplers", "0", "conv", leaf] => format!("encoder.down.{level}.downsample.conv.{leaf}"),
-            ["decoder", "up_blocks", level, "resnets", index, inner, leaf] => format!("decoder.up.{}.block.{index}.{}.{leaf}", side_level(level), shortcut(inner)),
+            ["decoder", "up_blocks", level, "resnets", index, inner, leaf] => {
+                format!("decoder.up.{}.block.{index}.{}.{leaf}", side_level(level), shortcut(inner))
+            }
             ["decoder", "up_blocks", level, "upsamplers", "0", "conv", leaf] => format!("decoder.up.{}.upsample.conv.{leaf}", side_level(level)),
             _ => name,
         };
@@ -179,7 +175,8 @@ fn latent_diffusion_checkpoints_alone_and_within_a_whole_model() {
     assert_eq!(import::latent_diffusion(alone.clone()).tensors, expected);
 
     let mut whole: NamedTensors = alone.into_iter().map(|(name, tensor)| (format!("state_dict.first_stage_model.{name}"), tensor)).collect();
-    let other = ["state_dict.model.diffusion_model.out.0.bias", "state_dict.cond_stage_model.x", "state_dict.first_stage_model.loss.logvar", "optimizer_states.0"];
+    let other =
+        ["state_dict.model.diffusion_model.out.0.bias", "state_dict.cond_stage_model.x", "state_dict.first_stage_model.loss.logvar", "optimizer_states.0"];
     whole.extend(other.iter().map(|name| (name.to_string(), HostTensor::new([1], vec![0.0]))));
     let imported = import::latent_diffusion(whole.clone());
     assert_eq!(imported.tensors, expected);
@@ -287,7 +284,8 @@ fn weights_go_round_and_a_misfit_is_reported_whole() {
     let restored = weights::apply(other(), safetensors::read(&path).unwrap(), &device).unwrap();
     assert_eq!(weights::collect(&restored), saved);
 
-    let mut broken = import::diffusers(NamedTensors::from([("encoder.mid_block.attentions.0.to_k.scale".to_string(), HostTensor::new([1], vec![0.0]))])).tensors;
+    let mut broken =
+        import::diffusers(NamedTensors::from([("encoder.mid_block.attentions.0.to_k.scale".to_string(), HostTensor::new([1], vec![0.0]))])).tensors;
     broken.extend(saved);
     broken.remove("to_moments.bias").unwrap();
     broken.insert("from_latents.bias".to_string(), HostTensor::new([4], vec![0.0; 4]));

@@ -60,12 +60,5 @@ impl Config {
 }
 
 fn published(latent_channels: usize, detours: bool) -> Config {
-    Config {
-        picture_channels: 3,
-        channels: 64,
-        latent_channels,
-        encoder_block_counts: vec![1, 3, 3, 3],
-        decoder_block_counts: vec![3, 3, 3, 1],
-        detours,
-    }
+    Config { picture_channels: 3, channels: 64, latent_channels, encoder_block_counts: vec![1, 3, 3, 3], decoder_block_counts: vec![3, 3, 3, 1], detours }
 }

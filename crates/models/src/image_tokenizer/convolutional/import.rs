@@ -184,7 +184,6 @@ fn diffusers_attention_layer(name: &[&str]) -> Option<(Layer, &'static str)> {
     })
 }
 
-
 /// The name without Lightning's wrapping.
 pub(crate) fn unwrapped(name: &str) -> &str {
     name.strip_prefix(STATE).unwrap_or(name)
