@@ -21,10 +21,13 @@ mod posterior; //        q(x_s | x_t, clean), and the three variances of a rever
 mod timesteps; //        which of the trained steps are walked: linspace, leading, trailing, Karras
 mod thresholding; //     static and dynamic thresholding of the predicted clean picture
 pub mod guidance; //     classifier-free guidance, rescaled, in an interval, projected; classifier guidance
+pub mod augmentation; // noise-conditioning augmentation, between the stages of a cascade
 mod inpainting; //       known pixels are put back at each step
 mod plan; //             what is to be walked, validated; picture to picture
 pub mod samplers; //     the walks
 mod sample; //           the front door: noise in, pictures out
+mod discretized_normal; // the probability of a byte
+pub mod losses; //       weights of the squared error, and the variational bound in bits per dimension
 
 pub use inpainting::Known;
 pub use level::Level;

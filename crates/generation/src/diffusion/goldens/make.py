@@ -1,4 +1,5 @@
-"""Makes the goldens of diffusion: tables and walks of the schedulers of `diffusers`, step by step, around a fixed function in place of a network.
+"""Makes the goldens of diffusion: tables and walks of the schedulers of `diffusers`, step by step, around a fixed function in place of a network;
+and its guidance.
 
 Run: python make.py   (writes schedulers.safetensors and PROVENANCE.toml beside this script)
 
@@ -26,6 +27,8 @@ from diffusers import (
     LCMScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from diffusers.schedulers import (
     scheduling_ddim,
     scheduling_ddpm,
@@ -144,6 +147,17 @@ walk("flow.euler", flow, 7, timesteps_options={"sigmas": list(np.linspace(1, 1 /
 
 walk("edm.euler", EDMEulerScheduler(prediction_type="epsilon"), 7)
 walk("edm.dpm", EDMDPMSolverMultistepScheduler(prediction_type="epsilon", final_sigmas_type="zero"), 10)
+
+# Guidance. APG in the form of its paper: the update is added to the conditional prediction.
+conditional = torch.randn(3, PICTURES, VALUES, generator=generator)
+unconditional = torch.randn(3, PICTURES, VALUES, generator=generator)
+guided = unconditional[0] + 7.5 * (conditional[0] - unconditional[0])
+momentum = MomentumBuffer(-0.5)
+projected = [
+    normalized_guidance(c, u, 7.5 - 1, momentum, eta=0.2, norm_threshold=1.5, use_original_formulation=True) for c, u in zip(conditional, unconditional)
+]
+goldens |= {"guidance.conditional": conditional, "guidance.unconditional": unconditional, "guidance.projected": torch.stack(projected)}
+goldens["guidance.rescaled"] = rescale_noise_cfg(guided, conditional[0], guidance_rescale=0.7)
 
 safetensors.torch.save_file(goldens, HERE / "schedulers.safetensors")
 lines = ['script = "make.py"', f"seed = {SEED}", f'python = "{platform.python_version()}"']

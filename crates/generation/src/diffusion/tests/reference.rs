@@ -12,7 +12,7 @@
 use super::super::sample::read;
 use super::super::samplers::Hands;
 use super::super::*;
-use smalti_testing::{Golden, golden};
+use smalti_testing::{Golden, check_close, golden};
 use std::convert::Infallible;
 
 const PICTURES: usize = 2;
@@ -185,4 +185,19 @@ fn edm() {
     let plan = |sampler, steps| Plan::new(Process::VarianceExploding(sigmas::Config::edm()), Parameterization::Edm { sigma_data: 0.5 }, sampler, steps);
     check("edm.euler", plan(Sampler::Euler, 7), 1e-5);
     check("edm.dpm", plan(Sampler::DpmSolverPlusPlus2M, 10), 1e-4);
+}
+
+#[test]
+fn guided() {
+    let goldens = goldens();
+    let (conditional, unconditional) = (goldens.values("guidance.conditional"), goldens.values("guidance.unconditional"));
+    let size = PICTURES * VALUES;
+    let mut found = guidance::classifier_free(&conditional[..size], &unconditional[..size], 7.5);
+    guidance::rescale(&mut found, &conditional[..size], VALUES, 0.7);
+    check_close("rescaled", &found, &goldens.values("guidance.rescaled"), 1e-5);
+
+    let mut projection = guidance::Projection::new(guidance::ProjectionOptions { parallel: 0.2, momentum: -0.5, norm: 1.5 }, VALUES);
+    let steps = conditional.chunks(size).zip(unconditional.chunks(size));
+    let found: Vec<f32> = steps.flat_map(|(conditional, unconditional)| projection.guide_clean(conditional, unconditional, 7.5)).collect();
+    check_close("projected", &found, &goldens.values("guidance.projected"), 1e-5);
 }
