@@ -24,7 +24,7 @@ use smalti_generation::diffusion::{Parameterization, Plan, Process, Sampler, Thr
 use smalti_models::ConfigError;
 use smalti_models::contrastive::clip;
 use smalti_models::generator::{dalle_bart, unet};
-use smalti_models::image_tokenizer::{autoencoder_kl, vqgan};
+use smalti_models::image_tokenizer::{autoencoder_kl, autoencoder_tiny, vqgan};
 use smalti_models::text_encoder::{bert, clip_text, t5};
 use smalti_nn::weights::safetensors::Storage;
 use std::collections::BTreeMap;
@@ -150,6 +150,7 @@ pub struct ImageTokenizerEntry {
 pub enum ImageTokenizerModel {
     Vqgan(vqgan::Config),
     AutoencoderKl(autoencoder_kl::Config),
+    AutoencoderTiny(autoencoder_tiny::Config),
 }
 
 impl ImageTokenizerModel {
@@ -157,6 +158,7 @@ impl ImageTokenizerModel {
         match self {
             Self::Vqgan(_) => "vqgan",
             Self::AutoencoderKl(_) => "autoencoder_kl",
+            Self::AutoencoderTiny(_) => "autoencoder_tiny",
         }
     }
 
@@ -164,6 +166,7 @@ impl ImageTokenizerModel {
         match self {
             Self::Vqgan(config) => config.validate(),
             Self::AutoencoderKl(config) => config.validate(),
+            Self::AutoencoderTiny(config) => config.validate(),
         }
     }
 
@@ -172,6 +175,7 @@ impl ImageTokenizerModel {
         match self {
             Self::Vqgan(config) => config.network.downsampling_factor(),
             Self::AutoencoderKl(config) => config.network.downsampling_factor(),
+            Self::AutoencoderTiny(config) => config.downsampling_factor(),
         }
     }
 
@@ -180,6 +184,7 @@ impl ImageTokenizerModel {
             // What the generator sees is what the codebook would replace.
             Self::Vqgan(config) => config.quantizer.code_channels,
             Self::AutoencoderKl(config) => config.network.latent_channels,
+            Self::AutoencoderTiny(config) => config.latent_channels,
         }
     }
 
@@ -187,7 +192,7 @@ impl ImageTokenizerModel {
     pub fn code_count(&self) -> Option<usize> {
         match self {
             Self::Vqgan(config) => Some(config.quantizer.code_count),
-            Self::AutoencoderKl(_) => None,
+            Self::AutoencoderKl(_) | Self::AutoencoderTiny(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use smalti_models::contrastive::clip::Clip;
 use smalti_models::generator::dalle_bart::DalleBart;
 use smalti_models::generator::unet::{Conditions, Unet};
 use smalti_models::image_tokenizer::autoencoder_kl::AutoencoderKl;
+use smalti_models::image_tokenizer::autoencoder_tiny::AutoencoderTiny;
 use smalti_models::image_tokenizer::vqgan::Vqgan;
 use smalti_models::text_encoder::bert::Bert;
 use smalti_models::text_encoder::clip_text::ClipText;
@@ -44,6 +45,7 @@ impl ImageTokenizerPart {
 pub enum ImageTokenizer {
     Vqgan(Vqgan),
     AutoencoderKl(AutoencoderKl),
+    AutoencoderTiny(AutoencoderTiny),
 }
 
 impl ImageTokenizer {
@@ -51,6 +53,7 @@ impl ImageTokenizer {
         Ok(match config {
             ImageTokenizerModel::Vqgan(config) => Self::Vqgan(Vqgan::new(config, initializer)?),
             ImageTokenizerModel::AutoencoderKl(config) => Self::AutoencoderKl(AutoencoderKl::new(config, initializer)?),
+            ImageTokenizerModel::AutoencoderTiny(config) => Self::AutoencoderTiny(AutoencoderTiny::new(config, initializer)?),
         })
     }
 
@@ -58,6 +61,7 @@ impl ImageTokenizer {
         match self {
             Self::Vqgan(model) => ImageTokenizerModel::Vqgan(model.config().clone()),
             Self::AutoencoderKl(model) => ImageTokenizerModel::AutoencoderKl(model.config().clone()),
+            Self::AutoencoderTiny(model) => ImageTokenizerModel::AutoencoderTiny(model.config().clone()),
         }
     }
 
@@ -69,7 +73,7 @@ impl ImageTokenizer {
     pub fn discrete(&self) -> Option<&Vqgan> {
         match self {
             Self::Vqgan(model) => Some(model),
-            Self::AutoencoderKl(_) => None,
+            Self::AutoencoderKl(_) | Self::AutoencoderTiny(_) => None,
         }
     }
 
@@ -79,6 +83,7 @@ impl ImageTokenizer {
         match self {
             Self::Vqgan(model) => model.encode(pictures),
             Self::AutoencoderKl(model) => model.encode(pictures).mean,
+            Self::AutoencoderTiny(model) => model.encode(pictures),
         }
     }
 
@@ -87,6 +92,7 @@ impl ImageTokenizer {
         match self {
             Self::Vqgan(model) => model.decode(model.quantize(latents).latents),
             Self::AutoencoderKl(model) => model.decode(latents),
+            Self::AutoencoderTiny(model) => model.decode(latents),
         }
     }
 
@@ -94,6 +100,7 @@ impl ImageTokenizer {
         match self {
             Self::Vqgan(model) => device_of(model),
             Self::AutoencoderKl(model) => device_of(model),
+            Self::AutoencoderTiny(model) => device_of(model),
         }
     }
 }
@@ -262,7 +269,7 @@ macro_rules! weights {
 }
 
 weights! {
-    ImageTokenizer { Vqgan, AutoencoderKl }
+    ImageTokenizer { Vqgan, AutoencoderKl, AutoencoderTiny }
     Generator { DalleBart, Diffusion }
     DiffusionNetwork { Unet }
     TextEncoder { ClipText, T5, Bert }
@@ -282,7 +289,7 @@ macro_rules! weights_of_modules {
     )+};
 }
 
-weights_of_modules!(Vqgan, AutoencoderKl, DalleBart, Unet, ClipText, T5Encoder, Bert, Clip);
+weights_of_modules!(Vqgan, AutoencoderKl, AutoencoderTiny, DalleBart, Unet, ClipText, T5Encoder, Bert, Clip);
 
 impl Weights for Box<Diffusion> {
     fn tensors(&self) -> NamedTensors {

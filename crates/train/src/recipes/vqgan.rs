@@ -1,10 +1,11 @@
 //! VQGAN (Esser, Rombach and Ommer 2021): reconstruction, perceptual, codebook and adversarial losses; two optimisers once the discriminator is on.
 //!
-//! The losses are in `smalti_models::image_tokenizer::vqgan::loss`; this file weighs them, keeps the codebook alive and measures.
+//! The losses are in `smalti_models::image_tokenizer::vqgan::loss`, weighed in `objective`; this file keeps the codebook alive and measures.
 
 use crate::TrainError;
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
+use crate::objective::{AdversarialSettings, Objective, ObjectiveSettings, PerceptualSettings};
 use crate::pictures::{self, PictureSettings, Pictures, scalar, sheet, stack, to_pictures};
 use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
 use crate::recipe_file::{RecipeError, RecipeFile};
@@ -16,15 +17,13 @@ use serde::{Deserialize, Serialize};
 use smalti_data::Picture;
 use smalti_data::dataset::CaptionRule;
 use smalti_data::loader::{Batch, Item};
-use smalti_models::discriminator::patch::{self, PatchDiscriminator};
 use smalti_models::image_tokenizer::latent_scale::LatentScale;
 use smalti_models::image_tokenizer::quantizer::usage::CodebookUsage;
-use smalti_models::image_tokenizer::vqgan::{self, Vqgan, loss};
-use smalti_models::perceptual::lpips::Lpips;
-use smalti_models::perceptual::vgg;
+use smalti_models::image_tokenizer::vqgan::{self, Vqgan};
 use smalti_nn::Initializer;
 use smalti_nn::weights::safetensors::Storage;
-use smalti_nn::weights::{self, HostTensor, NamedTensors, safetensors};
+use smalti_nn::weights::{HostTensor, NamedTensors};
+use smalti_pipeline::parts::ImageTokenizer;
 use smalti_pipeline::{Bundle, ImageTokenizerPart};
 use std::path::{Path, PathBuf};
 
@@ -59,39 +58,6 @@ pub struct LossSettings {
     pub adversarial: Option<AdversarialSettings>,
 }
 
-/// LPIPS as a loss.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PerceptualSettings {
-    pub weight: f64,
-    /// Safetensors of VGG16 and the learned heads, from `smalti import ... --as lpips`.
-    pub weights: PathBuf,
-}
-
-/// A patch discriminator.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdversarialSettings {
-    pub kind: AdversarialKind,
-    pub weight: f64,
-    /// From this step on the discriminator learns.
-    pub start_step: usize,
-    /// For so many steps more it learns alone, before its judgement reaches the decoder.
-    pub warm_up_steps: usize,
-    /// The adaptive weight (equation 7) is cut at this.
-    pub adaptive_weight_cap: f32,
-    /// Peak of the discriminator's rate, under the same schedule.
-    pub learning_rate: f64,
-    pub discriminator: patch::Config,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdversarialKind {
-    Hinge,
-    NonSaturating,
-}
-
 /// `[codebook_start]`: k-means on the latents of the first pictures, before the first step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,6 +65,13 @@ pub struct CodebookStart {
     /// 0: the codebook keeps its random start.
     pub picture_count: usize,
     pub round_count: usize,
+}
+
+impl LossSettings {
+    fn of_picture(&self) -> ObjectiveSettings {
+        let Self { l1, l2, perceptual, adversarial, .. } = self.clone();
+        ObjectiveSettings { l1, l2, perceptual, adversarial }
+    }
 }
 
 impl VqganRecipe {
@@ -113,39 +86,14 @@ impl VqganRecipe {
         if self.model.network.picture_channels != 3 {
             return Err(file.reject("model.network.picture_channels", format!("expected 3, found {}", self.model.network.picture_channels)));
         }
-        let LossSettings { l1, l2, codebook, commitment, perceptual, adversarial } = &self.loss;
-        for (key, weight) in [("l1", l1), ("l2", l2), ("codebook", codebook), ("commitment", commitment)] {
-            expect_range(file, &format!("loss.{key}"), *weight, 0.0, 1e6)?;
+        for (key, weight) in [("codebook", self.loss.codebook), ("commitment", self.loss.commitment)] {
+            expect_range(file, &format!("loss.{key}"), weight, 0.0, 1e6)?;
         }
-        if l1 + l2 == 0.0 && perceptual.is_none() {
-            return Err(file.reject("loss.l1", "expected a loss of reconstruction: `l1`, `l2` or [loss.perceptual], found none"));
-        }
-        if let Some(perceptual) = perceptual {
-            expect_range(file, "loss.perceptual.weight", perceptual.weight, 0.0, 1e6)?;
-            if size < 16 {
-                return Err(file.reject("loss.perceptual", format!("expected pictures of at least 16 pixels, found image_size = {size}")));
-            }
-        }
-        adversarial.as_ref().map_or(Ok(()), |adversarial| adversarial.validate(file, size))
+        self.loss.of_picture().validate(file, size)
     }
 
     pub fn loop_settings(&self, recipe: String) -> LoopSettings {
         LoopSettings { train: self.train.clone(), optimizer: self.optimizer.clone(), schedule: self.schedule.clone(), recipe }
-    }
-}
-
-impl AdversarialSettings {
-    fn validate(&self, file: &RecipeFile, image_size: usize) -> Result<(), RecipeError> {
-        expect_range(file, "loss.adversarial.weight", self.weight, 0.0, 1e6)?;
-        expect_range(file, "loss.adversarial.learning_rate", self.learning_rate, f64::MIN_POSITIVE, 1.0)?;
-        expect_range(file, "loss.adversarial.adaptive_weight_cap", self.adaptive_weight_cap as f64, 0.0, 1e6)?;
-        let key = |key: &str| format!("loss.adversarial.discriminator.{key}");
-        self.discriminator.validate().map_err(|error| file.reject(&key(&error.key), format!("expected {}, found {}", error.expected, error.found)))?;
-        if image_size < self.discriminator.smallest_side() {
-            let expected = format!("expected pictures of at least {} pixels, found image_size = {image_size}", self.discriminator.smallest_side());
-            return Err(file.reject(&key("layer_count"), expected));
-        }
-        Ok(())
     }
 }
 
@@ -159,8 +107,7 @@ pub struct VqganTraining {
     /// Without gradients; training tensors are made on its twin with gradients.
     device: Device,
     vqgan: Learner<Vqgan>,
-    discriminator: Option<Learner<PatchDiscriminator>>,
-    lpips: Option<Lpips>,
+    objective: Objective,
     /// Latents and image tokens of the step's passes, for the codebook.
     pending: Vec<(Tensor<4>, Tensor<2, Int>)>,
     /// Since the last epoch began.
@@ -173,87 +120,9 @@ impl VqganTraining {
         let mut initializer = Initializer::new(recipe.train.seed, &device.clone().autodiff());
         let impossible = |error: smalti_models::ConfigError| TrainError::Unfit { place: "recipe".to_string(), reason: error.to_string() };
         let vqgan = Learner::new("vqgan", Vqgan::new(&recipe.model, &mut initializer).map_err(impossible)?, &recipe.optimizer, recipe.train.ema_decay);
-        let discriminator = match &recipe.loss.adversarial {
-            None => None,
-            Some(adversarial) => {
-                let network = PatchDiscriminator::new(&adversarial.discriminator, &mut initializer).map_err(impossible)?;
-                let optimizer = OptimizerSettings { learning_rate: adversarial.learning_rate, ..recipe.optimizer.clone() };
-                Some(Learner::new("discriminator", network, &optimizer, None))
-            }
-        };
-        let lpips = recipe.loss.perceptual.as_ref().map(|perceptual| load_lpips(&perceptual.weights, device)).transpose()?;
+        let objective = Objective::new(&recipe.loss.of_picture(), &recipe.optimizer, &mut initializer, device)?;
         let usage = CodebookUsage::new(recipe.model.quantizer.code_count);
-        Ok(Self { recipe: recipe.clone(), pictures, device: device.clone(), vqgan, discriminator, lpips, pending: Vec::new(), usage })
-    }
-
-    /// Every term that does not need the discriminator. Returns the sum of reconstruction terms and the figures.
-    fn reconstruction_loss(&self, picture: Tensor<4>, target: Tensor<4>, losses: &mut Measures) -> Tensor<1> {
-        let LossSettings { l1, l2, perceptual, .. } = &self.recipe.loss;
-        let l1_loss = loss::l1(picture.clone(), target.clone());
-        losses.insert("l1".to_string(), scalar(&l1_loss));
-        let mut total = l1_loss * *l1;
-        if *l2 > 0.0 {
-            let l2_loss = loss::l2(picture.clone(), target.clone());
-            losses.insert("l2".to_string(), scalar(&l2_loss));
-            total = total + l2_loss * *l2;
-        }
-        if let (Some(lpips), Some(settings)) = (&self.lpips, perceptual) {
-            let distance = loss::perceptual(lpips, picture, target);
-            losses.insert("perceptual".to_string(), scalar(&distance));
-            total = total + distance * settings.weight;
-        }
-        total
-    }
-
-    /// The gradient that reconstruction and adversarial losses have for the picture, by two small backward passes that stop at it; the discriminator
-    /// learns on the way. `features` made `picture`; see `loss` ("One backward pass").
-    fn adversarial_gradient(&mut self, picture: &Tensor<4>, features: Tensor<4>, x: &Tensor<4>, pass: Pass, losses: &mut Measures) -> Tensor<4> {
-        let leaf = picture.clone().detach().require_grad();
-        let reconstruction = self.reconstruction_loss(leaf.clone(), x.clone(), losses);
-        let reconstruction_gradient = gradient_of(&leaf, reconstruction);
-        let (Some(settings), Some(discriminator)) = (&self.recipe.loss.adversarial, &self.discriminator) else { return reconstruction_gradient };
-        let (step, start) = (pass.step as u64, settings.start_step as u64);
-        if loss::adversarial_factor(step, start, settings.warm_up_steps as u64) == 0.0 {
-            return reconstruction_gradient;
-        }
-        let leaf = picture.clone().detach().require_grad();
-        // Its own weights learn from the discriminator's loss only.
-        let judge = discriminator.network().clone().no_grad();
-        let logits = judge.forward_training(leaf.clone()).logits;
-        let adversarial = match settings.kind {
-            AdversarialKind::Hinge => loss::hinge_generator(logits),
-            AdversarialKind::NonSaturating => loss::non_saturating_generator(logits),
-        };
-        losses.insert("adversarial".to_string(), scalar(&adversarial));
-        let adversarial_gradient = gradient_of(&leaf, adversarial);
-        let network = self.vqgan.network();
-        let device_gradient = |gradient: &Tensor<4>| Tensor::from_inner(gradient.clone());
-        let weight = loss::adaptive_weight(
-            network.last_weight_gradient(features.clone(), device_gradient(&reconstruction_gradient)),
-            network.last_weight_gradient(features, device_gradient(&adversarial_gradient)),
-            settings.adaptive_weight_cap,
-        );
-        // Not finite: the term is left out of this step, and the log shows it as 0.
-        losses.insert("adaptive weight".to_string(), weight.map_or(0.0, f64::from));
-        match weight {
-            Some(weight) => reconstruction_gradient + adversarial_gradient * (f64::from(weight) * settings.weight),
-            None => reconstruction_gradient,
-        }
-    }
-
-    fn train_discriminator(&mut self, real: Tensor<4>, made: Tensor<4>, pass: Pass, losses: &mut Measures) {
-        let (Some(settings), Some(discriminator)) = (&self.recipe.loss.adversarial, &mut self.discriminator) else { return };
-        if loss::discriminator_factor(pass.step as u64, settings.start_step as u64) == 0.0 {
-            return;
-        }
-        let (real, made) = (discriminator.network().forward_training(real), discriminator.network().forward_training(made.detach()));
-        let judged = match settings.kind {
-            AdversarialKind::Hinge => loss::hinge_discriminator(real.logits, made.logits),
-            AdversarialKind::NonSaturating => loss::non_saturating_discriminator(real.logits, made.logits),
-        };
-        losses.insert("discriminator".to_string(), scalar(&judged));
-        discriminator.gather(&mut judged.backward(), pass.share());
-        discriminator.rewrite(|network| network.update_statistics(&real.statistics).update_statistics(&made.statistics));
+        Ok(Self { recipe: recipe.clone(), pictures, device: device.clone(), vqgan, objective, pending: Vec::new(), usage })
     }
 
     /// The averaged network's reconstructions and image tokens of some pictures.
@@ -270,7 +139,7 @@ impl Recipe for VqganTraining {
 
     fn learners(&mut self) -> Vec<&mut dyn Learns> {
         let mut learners: Vec<&mut dyn Learns> = vec![&mut self.vqgan];
-        learners.extend(self.discriminator.as_mut().map(|learner| learner as &mut dyn Learns));
+        learners.extend(self.objective.discriminator());
         learners
     }
 
@@ -304,14 +173,9 @@ impl Recipe for VqganTraining {
         let LossSettings { codebook, commitment, .. } = self.recipe.loss;
         losses.insert("commitment".to_string(), scalar(&quantized.commitment_loss));
         let of_codes = quantized.codebook_loss * codebook + quantized.commitment_loss * commitment;
-        let total = if self.discriminator.is_some() {
-            let gradient = self.adversarial_gradient(&picture, features, &x, pass, &mut losses);
-            loss::gradient_passed_on(picture.clone(), Tensor::from_inner(gradient)) + of_codes
-        } else {
-            self.reconstruction_loss(picture.clone(), x.clone(), &mut losses) + of_codes
-        };
-        self.vqgan.gather(&mut total.backward(), pass.share());
-        self.train_discriminator(x, picture, pass, &mut losses);
+        let of_picture = self.objective.loss(&picture, features, &x, pass, &mut losses, |features, gradient| network.last_weight_gradient(features, gradient));
+        self.vqgan.gather(&mut (of_picture + of_codes).backward(), pass.share());
+        self.objective.train_discriminator(x, picture, pass, &mut losses);
         if pass.index == 0 {
             // What a step that was given up has left.
             self.pending.clear();
@@ -377,7 +241,7 @@ impl Recipe for VqganTraining {
             scale.add(model.encode(stack(items, size, &self.device)));
         }
         let provenance = facts.provenance(&self.recipe.data.path);
-        let part = ImageTokenizerPart { model, image_size: size, latent_scale: scale.factor(), provenance };
+        let part = ImageTokenizerPart { model: ImageTokenizer::Vqgan(model), image_size: size, latent_scale: scale.factor(), provenance };
         Bundle { name: facts.name.clone(), image_tokenizer: Some(part), ..Bundle::default() }.save(folder, Storage::F16)?;
         Ok(())
     }
@@ -395,17 +259,4 @@ impl Recipe for VqganTraining {
         self.pending.clear();
         Ok(())
     }
-}
-
-/// The gradient of `loss` for `leaf`, without gradients itself.
-fn gradient_of(leaf: &Tensor<4>, loss: Tensor<1>) -> Tensor<4> {
-    let gradients = loss.backward();
-    leaf.grad(&gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())
-}
-
-fn load_lpips(path: &Path, device: &Device) -> Result<Lpips, TrainError> {
-    let autodiff = device.clone().autodiff();
-    let unfit = |error: smalti_models::ConfigError| TrainError::Unfit { place: path.display().to_string(), reason: error.to_string() };
-    let lpips = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::new(0, &autodiff)).map_err(unfit)?;
-    Ok(weights::apply(lpips, safetensors::read(path)?, &autodiff)?.no_grad())
 }
