@@ -104,6 +104,28 @@ pub struct TextToImage {
     contrastive: Option<ContrastivePart>,
 }
 
+/// The parts that [`TextToImage`] would make the pictures of a request with, without loading any weights; what it would refuse is refused here too.
+pub fn parts(bundle: &BundleFolder, request: &Request) -> Result<Vec<Part>, PipelineError> {
+    request.validate()?;
+    let (manifest, purpose) = (bundle.manifest(), "make pictures");
+    manifest.image_tokenizer.as_ref().ok_or_else(|| bundle.missing(Part::ImageTokenizer, purpose))?;
+    let generator = manifest.generator.as_ref().ok_or_else(|| bundle.missing(Part::Generator, purpose))?;
+    generator.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(Part::Generator))?;
+    let mut parts = vec![Part::ImageTokenizer, Part::Generator];
+    match &manifest.contrastive {
+        Some(contrastive) if contrastive.text_tokenizer.is_none() => return Err(no_text_tokenizer(Part::Contrastive)),
+        Some(_) => parts.push(Part::Contrastive),
+        None if request.keep.is_some() => return Err(nothing_to_rank_by()),
+        None => {}
+    }
+    Ok(parts)
+}
+
+fn nothing_to_rank_by() -> PipelineError {
+    let (expected, found) = ("a bundle with a `contrastive` part to rank by".to_string(), "none".to_string());
+    PipelineError::Request { key: "keep", expected, found, hint: Some("leave --keep out to keep every picture") }
+}
+
 impl TextToImage {
     pub fn load(bundle: &BundleFolder, device: &Device) -> Result<Self, PipelineError> {
         let contrastive = bundle.manifest().contrastive.as_ref().map(|_| bundle.contrastive(device, "rank pictures")).transpose()?;
@@ -133,8 +155,7 @@ impl TextToImage {
     pub fn generate(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
         request.validate()?;
         if request.keep.is_some() && !self.ranks() {
-            let (expected, found) = ("a bundle with a `contrastive` part to rank by".to_string(), "none".to_string());
-            return Err(PipelineError::Request { key: "keep", expected, found, hint: Some("leave --keep out to keep every picture") });
+            return Err(nothing_to_rank_by());
         }
         let (prompt, truncated) = self.encode(&request.prompt)?;
         let image_tokens = self.draw(request, &prompt, progress)?;
