@@ -19,6 +19,7 @@ use smalti_data::loader::{Batch, Item};
 use smalti_models::discriminator::patch::{self, PatchDiscriminator};
 use smalti_models::image_tokenizer::latent_scale::LatentScale;
 use smalti_models::image_tokenizer::quantizer::usage::CodebookUsage;
+use smalti_models::image_tokenizer::quantizer::vector::Choice;
 use smalti_models::image_tokenizer::vqgan::{self, Vqgan, loss};
 use smalti_models::perceptual::lpips::Lpips;
 use smalti_models::perceptual::vgg;
@@ -109,6 +110,9 @@ impl VqganRecipe {
         let (size, factor) = (self.data.image_size, self.model.network.downsampling_factor());
         if !size.is_multiple_of(factor) {
             return Err(file.reject("data.image_size", format!("expected a multiple of {factor}, which the network divides sides by, found {size}")));
+        }
+        if self.model.quantizer.choice != Choice::Nearest {
+            return Err(file.reject("model.quantizer.choice", "expected `nearest`, found `highest_score`, which is imported and not trained here"));
         }
         if self.model.network.picture_channels != 3 {
             return Err(file.reject("model.network.picture_channels", format!("expected 3, found {}", self.model.network.picture_channels)));
@@ -289,6 +293,10 @@ impl Recipe for VqganTraining {
         Ok(())
     }
 
+    fn pictures(&self) -> Option<&Pictures> {
+        Some(&self.pictures)
+    }
+
     fn batch(&mut self, pass: Pass) -> Result<Batch, TrainError> {
         self.pictures.batch(pass)
     }
@@ -406,6 +414,6 @@ fn gradient_of(leaf: &Tensor<4>, loss: Tensor<1>) -> Tensor<4> {
 fn load_lpips(path: &Path, device: &Device) -> Result<Lpips, TrainError> {
     let autodiff = device.clone().autodiff();
     let unfit = |error: smalti_models::ConfigError| TrainError::Unfit { place: path.display().to_string(), reason: error.to_string() };
-    let lpips = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::new(0, &autodiff)).map_err(unfit)?;
+    let lpips = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::unread(&autodiff)).map_err(unfit)?;
     Ok(weights::apply(lpips, safetensors::read(path)?, &autodiff)?.no_grad())
 }
