@@ -246,3 +246,26 @@ fn a_dry_run_prints_the_recipe_with_every_change_and_trains_nothing() {
     assert!(printed.starts_with("# run: runs/vqgan-pictograms-sample-smoke\n") && printed.contains("steps = 77") && !printed.contains("[smoke]"), "{printed}");
     assert!(!folder.path().join("runs").exists());
 }
+
+#[test]
+fn a_run_goes_on_with_its_own_pictures_only_wherever_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    eight_pictures(&folder.join("pictures"));
+    let recipe = recipe("vqgan/pictograms_sample.toml");
+    let recipe = recipe.to_str().unwrap();
+    succeeds(folder, &tiny(recipe, "run", &["--set", "train.steps=1"]));
+
+    std::fs::rename(folder.join("pictures"), folder.join("moved")).unwrap();
+    let moved = |steps| tiny(recipe, "run", &["--resume", "--set", "data.path=moved", "--set", steps]);
+    succeeds(folder, &moved("train.steps=2"));
+
+    std::fs::copy(folder.join("moved/red.png"), folder.join("moved/stranger.png")).unwrap();
+    std::fs::write(folder.join("moved/stranger.txt"), "a stranger").unwrap();
+    let expected = "its pictures have changed: `stranger` is new; hint: put them back, or start another run with --run DIR";
+    fails(folder, &moved("train.steps=3"), &["run run: ", expected]);
+
+    std::fs::remove_file(folder.join("moved/stranger.png")).unwrap();
+    std::fs::remove_file(folder.join("moved/stranger.txt")).unwrap();
+    succeeds(folder, &moved("train.steps=3"));
+}

@@ -208,7 +208,7 @@ fn deep_cyclic_and_exploding_pickles_end_soon() {
     states += "u0(l";
     states += &"(ix\ny\ng0\nba".repeat(20_000);
     assert!(read_pickle((states + ".").as_bytes()).unwrap_err().contains("expected at most"));
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -44,6 +44,23 @@ fn a_part_of_a_storage_begins_at_its_offset() {
     assert_eq!(read(&whole).unwrap()["a"].values, [3.0, 4.0, 5.0, 6.0]);
 }
 
+/// Python 2 gave an ordered dictionary its entries as a list of pairs; lpips' heads are saved so.
+#[test]
+fn dictionaries_from_pairs() {
+    let pairs = |object: Vec<u8>| {
+        let text = String::from_utf8(object).unwrap().replacen("(dS'a'\n", "ccollections\nOrderedDict\n((l(lS'a'\na", 1);
+        format!("{}aatR.", text.strip_suffix("s.").unwrap())
+    };
+    let file = |object: &str| [MAGIC_NUMBER, VERSION, MACHINE, object.as_bytes(), KEYS, &storage(4, &[1.0, 2.0, 3.0, 4.0])].concat();
+    assert_eq!(read(&file(&pairs(object("4", "N")))).unwrap()["a"].values, [1.0, 2.0, 3.0, 4.0]);
+    let error = read(&file("ccollections\nOrderedDict\n((lI1\natR.")).unwrap_err().to_string();
+    assert!(error.contains("expected pairs of key and value"), "{error}");
+    // One long list as the entries of many dictionaries.
+    let many = format!("(l{}p0\n0ccollections\nOrderedDict\np1\n0{}.", "(NNta".repeat(10_000), "g1\n(g0\ntR0".repeat(10_000) + "N");
+    let error = read(&file(&many)).unwrap_err().to_string();
+    assert!(error.contains("entries of dictionaries, found more"), "{error}");
+}
+
 #[test]
 fn a_file_cut_short_anywhere_is_refused() {
     let whole = saved("whole_module_older.pt");

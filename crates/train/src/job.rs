@@ -1,6 +1,7 @@
 //! A recipe file checked and ready to run: the one place where text becomes a job.
 
 use crate::TrainError;
+use crate::data_record::DataRecord;
 use crate::recipe::Recipe;
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::recipes::clip::{ClipRecipe, ClipTraining};
@@ -74,7 +75,10 @@ impl Job {
     }
 
     fn start<R: Recipe>(&self, mut recipe: R, settings: &LoopSettings, run: &RunFolder, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let data = recipe.pictures().map(|pictures| DataRecord::of(pictures.training()));
+        data.iter().try_for_each(|data| run.check_data(data))?;
         run.begin(&self.recipe)?;
+        data.iter().try_for_each(|data| data.write(&run.data()))?;
         train(&mut recipe, settings, run, stop)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Reading order:
 pub mod checkpoint; //    atomic, checksummed; the newest valid one is found after any crash
+pub mod data_record; //   what a run keeps of its data set, to tell whether it is still the same
 pub mod ema; //           exponential moving average of the weights
 pub mod pictures; //      the pictures of a run: training batches, held-out pictures, sheets of samples
 pub mod captions; //      the text tokenizer of a run, captions as tensors

@@ -229,6 +229,6 @@ fn gradient_of(leaf: &Tensor<4>, loss: Tensor<1>) -> Tensor<4> {
 fn load_lpips(path: &Path, device: &Device) -> Result<Lpips, TrainError> {
     let autodiff = device.clone().autodiff();
     let unfit = |error: smalti_models::ConfigError| TrainError::Unfit { place: path.display().to_string(), reason: error.to_string() };
-    let lpips = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::new(0, &autodiff)).map_err(unfit)?;
+    let lpips = Lpips::new(&vgg::Config::vgg16(), &mut Initializer::unread(&autodiff)).map_err(unfit)?;
     Ok(weights::apply(lpips, safetensors::read(path)?, &autodiff)?.no_grad())
 }

@@ -3,6 +3,7 @@
 
 use crate::TrainError;
 use crate::learner::Learns;
+use crate::pictures::Pictures;
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use smalti_data::picture::Picture;
@@ -14,6 +15,7 @@ use std::path::Path;
 /// Named figures, in a stable order: losses of a pass, measures of an evaluation.
 pub type Measures = BTreeMap<String, f64>;
 
+/// What has a body here need not be said by a recipe that has nothing to say.
 pub trait Recipe {
     /// The pictures (or tokens) of one pass, on the host or on the device.
     type Batch;
@@ -21,22 +23,36 @@ pub trait Recipe {
     /// The networks that learn, in a fixed order; a GAN has two.
     fn learners(&mut self) -> Vec<&mut dyn Learns>;
     /// First values that come from data (k-means of a codebook); called once in the life of a run.
-    fn prepare(&mut self) -> Result<(), TrainError>;
+    fn prepare(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
+    /// The pictures that are trained on; a resumed run must find them unchanged. `None` where they are not on a disk.
+    fn pictures(&self) -> Option<&Pictures> {
+        None
+    }
     /// The pictures of one pass; the same for the same `pass`, whatever was asked before.
     fn batch(&mut self, pass: Pass) -> Result<Self::Batch, TrainError>;
     /// Forward and backward: gathers `pass.share()` of the gradients in the learners and returns the losses.
     fn step(&mut self, batch: Self::Batch, pass: Pass) -> Result<Measures, TrainError>;
     /// After the optimisers have stepped: codebook upkeep, figures that need an epoch. What it returns is logged.
-    fn updated(&mut self, pass: Pass) -> Result<Measures, TrainError>;
+    fn updated(&mut self, _pass: Pass) -> Result<Measures, TrainError> {
+        Ok(Measures::new())
+    }
     /// Figures on held-out data, with the averaged weights.
     fn evaluate(&mut self) -> Result<Measures, TrainError>;
     /// A sheet of samples to look at, with the averaged weights; `None` where there is nothing to see.
-    fn sample(&mut self) -> Result<Option<Picture>, TrainError>;
+    fn sample(&mut self) -> Result<Option<Picture>, TrainError> {
+        Ok(None)
+    }
     /// Writes a bundle with the averaged weights; `folder` appears whole or not at all and may hold an earlier one.
     fn export(&mut self, folder: &Path, facts: &RunFacts) -> Result<(), TrainError>;
     /// What must survive a stop besides the learners, and its way back.
-    fn state(&self) -> NamedTensors;
-    fn restore(&mut self, state: NamedTensors) -> Result<(), TrainError>;
+    fn state(&self) -> NamedTensors {
+        NamedTensors::new()
+    }
+    fn restore(&mut self, _state: NamedTensors) -> Result<(), TrainError> {
+        Ok(())
+    }
 }
 
 /// One forward and backward pass: pass `index` of the `accumulation` passes of step `step`.

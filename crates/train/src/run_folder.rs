@@ -1,6 +1,7 @@
-//! The folder of a run: `recipe.toml`, `log.jsonl`, `checkpoints/`, `samples/`, `report.html`, `bundle/`.
+//! The folder of a run: `recipe.toml`, `data.json`, `log.jsonl`, `checkpoints/`, `samples/`, `report.html`, `bundle/`.
 
 use crate::TrainError;
+use crate::data_record::DataRecord;
 use smalti_nn::weights::write_atomically;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,11 +44,13 @@ impl RunFolder {
             Err(source) => return Err(TrainError::io(&file, source)),
         };
         let [old, new] = [&started, recipe].map(|text| toml::from_str::<toml::Table>(text).map(|table| flatten("", &table)).unwrap_or_default());
+        // Data that only moved is told from other data by what it is, where that is known.
+        let knows_data = run.data().is_file();
         let keys = old.iter().chain(&new).map(|(key, _)| key);
         let find =
             |table: &[(String, String)], key: &String| table.iter().find(|(name, _)| name == key).map_or("nothing".to_string(), |(_, value)| value.clone());
         let mut differing: Vec<String> = keys
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && find(&old, key) != find(&new, key))
+            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && !(*key == "data.path" && knows_data) && find(&old, key) != find(&new, key))
             .map(|key| format!("`{key}` was {}, is {}", find(&old, key), find(&new, key)))
             .collect();
         differing.dedup();
@@ -55,6 +58,12 @@ impl RunFolder {
             return Err(TrainError::OtherRecipe { path: path.to_path_buf(), difference: difference.clone() });
         }
         Ok(run)
+    }
+
+    /// Refuses to go on with other pictures than the run was started with. A run whose pictures are not known, a new one for one, takes any.
+    pub fn check_data(&self, found: &DataRecord) -> Result<(), TrainError> {
+        let difference = DataRecord::read(&self.data())?.and_then(|started| started.difference(found));
+        difference.map_or(Ok(()), |difference| Err(TrainError::OtherData { path: self.path.clone(), difference }))
     }
 
     /// Makes the folders and writes the recipe, once the recipe's data and networks were found to be in order.
@@ -73,6 +82,11 @@ impl RunFolder {
 
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
+    }
+
+    /// What the pictures were when the run was started.
+    pub fn data(&self) -> PathBuf {
+        self.path.join("data.json")
     }
 
     pub fn samples(&self) -> PathBuf {

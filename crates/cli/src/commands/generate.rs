@@ -1,13 +1,13 @@
 //! `smalti generate "PROMPT"`: pictures of a prompt, the best kept.
 
 use crate::made_files::{contact_sheet, prepare_folder, slug, write_png};
-use crate::output::{print, print_json};
+use crate::output::{grouped, print, print_json};
 use crate::preview::{self, When};
 use crate::progress::Reporter;
 use crate::{bundle_path, compute};
 use serde::Serialize;
-use smalti_pipeline::BundleFolder;
-use smalti_pipeline::text_to_image::{Made, MadePicture, Request, SamplingOptions, TextToImage};
+use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, SamplingOptions, TextToImage};
+use smalti_pipeline::{BundleFolder, Part};
 use std::path::PathBuf;
 
 /// Make pictures of a prompt
@@ -33,6 +33,9 @@ pub struct Flags {
     /// Print one JSON object: file, seed, score and image tokens of each picture
     #[arg(long)]
     json: bool,
+    /// Check everything but the weights and print what would be made; load and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Show the pictures in the terminal, on stderr
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     preview: When,
@@ -79,6 +82,7 @@ pub struct Job {
     request: Request,
     out: PathBuf,
     json: bool,
+    dry_run: bool,
     preview: When,
     compute: compute::Compute,
 }
@@ -87,11 +91,23 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let request = Request { count: flags.count, keep: flags.keep, seed: flags.seed, ..flags.sampling.request(flags.prompt) };
     request.validate()?;
     let compute = flags.compute.resolve()?;
-    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, out: flags.out, json: flags.json, preview: flags.preview, compute })
+    let Flags { out, json, dry_run, preview, .. } = flags;
+    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, out, json, dry_run, preview, compute })
+}
+
+impl Job {
+    /// A PNG of this job; `name` is the number of a picture, or `sheet`.
+    fn file(&self, name: &str) -> PathBuf {
+        self.out.join(format!("{}-{}-{name}.png", slug(&self.request.prompt), self.request.seed))
+    }
 }
 
 pub fn run(job: Job) -> anyhow::Result<()> {
     let bundle = BundleFolder::open(&job.bundle)?;
+    if job.dry_run {
+        let plan = plan(&job, &bundle)?;
+        return if job.json { print_json(&plan) } else { print(&plan.text()) };
+    }
     prepare_folder(&job.out)?;
     let made = job.compute.run(|| {
         let text_to_image = TextToImage::load(&bundle, &job.compute.device)?;
@@ -131,6 +147,13 @@ struct Settings {
     greedy: bool,
 }
 
+impl Settings {
+    fn of(request: &Request) -> Self {
+        let SamplingOptions { greedy, temperature, top_k, top_p } = request.options;
+        Self { guidance_scale: request.guidance_scale, temperature, top_k, top_p, greedy }
+    }
+}
+
 #[derive(Serialize)]
 struct PictureOutput {
     file: String,
@@ -149,10 +172,66 @@ impl Output {
     }
 }
 
+/// What `--dry-run` prints.
+#[derive(Serialize)]
+struct Plan {
+    prompt: String,
+    bundle: String,
+    parts: Vec<PlannedPart>,
+    seed: u64,
+    settings: Settings,
+    count: usize,
+    keep: usize,
+    /// Of every picture; with `keep` below `count` only the best are written.
+    files: Vec<String>,
+    contact_sheet: String,
+}
+
+#[derive(Serialize)]
+struct PlannedPart {
+    part: &'static str,
+    model: &'static str,
+    parameter_count: usize,
+}
+
+fn plan(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Plan> {
+    let Request { prompt, seed, count, keep, .. } = job.request.clone();
+    let manifest = bundle.manifest();
+    let planned =
+        |part: Part| manifest.summary(part).map(|(weights, model, _)| PlannedPart { part: part.key(), model, parameter_count: weights.parameter_count });
+    Ok(Plan {
+        prompt,
+        bundle: manifest.id(),
+        parts: text_to_image::parts(bundle, &job.request)?.into_iter().filter_map(planned).collect(),
+        seed,
+        settings: Settings::of(&job.request),
+        count,
+        keep: keep.unwrap_or(count),
+        files: (0..count).map(|index| job.file(&index.to_string()).display().to_string()).collect(),
+        contact_sheet: job.file("sheet").display().to_string(),
+    })
+}
+
+impl Plan {
+    fn text(&self) -> String {
+        let Settings { guidance_scale, temperature, top_k, top_p, greedy } = &self.settings;
+        let top_k = top_k.map_or("all".to_string(), |top_k| top_k.to_string());
+        let mut lines = vec![format!("prompt    {}", self.prompt), format!("bundle    {}", self.bundle)];
+        lines.extend(self.parts.iter().map(|part| format!("part      {} {}, {} parameters", part.part, part.model, grouped(part.parameter_count))));
+        lines.push(format!("seed      {}", self.seed));
+        lines.push(match greedy {
+            true => format!("settings  guidance_scale {guidance_scale}, greedy"),
+            false => format!("settings  guidance_scale {guidance_scale}, temperature {temperature}, top_k {top_k}, top_p {top_p}"),
+        });
+        lines.push(format!("pictures  {}, of which {} are kept", self.count, self.keep));
+        lines.extend(self.files.iter().chain([&self.contact_sheet]).map(|file| format!("file      {file}")));
+        lines.join("\n")
+    }
+}
+
 fn write(job: &Job, made: &Made, bundle_id: String) -> anyhow::Result<Output> {
-    let Request { prompt, seed, guidance_scale, options, .. } = &job.request;
-    let SamplingOptions { greedy, temperature, top_k, top_p } = *options;
-    let settings = Settings { guidance_scale: *guidance_scale, temperature, top_k, top_p, greedy };
+    let Request { prompt, seed, .. } = &job.request;
+    let settings = Settings::of(&job.request);
     let texts = vec![
         ("prompt", prompt.clone()),
         ("seed", seed.to_string()),
@@ -160,10 +239,9 @@ fn write(job: &Job, made: &Made, bundle_id: String) -> anyhow::Result<Output> {
         ("bundle", bundle_id.clone()),
         ("Software", concat!("smalti ", env!("CARGO_PKG_VERSION")).to_string()),
     ];
-    let stem = format!("{}-{seed}", slug(prompt));
     let mut outputs = Vec::new();
     for MadePicture { picture, index, score, image_tokens } in &made.pictures {
-        let file = job.out.join(format!("{stem}-{index}.png"));
+        let file = job.file(&index.to_string());
         let mut texts = texts.clone();
         texts.insert(2, ("picture", index.to_string()));
         texts.extend(score.map(|score| ("score", score.to_string())));
@@ -172,7 +250,7 @@ fn write(job: &Job, made: &Made, bundle_id: String) -> anyhow::Result<Output> {
     }
     let pictures: Vec<_> = made.pictures.iter().map(|made| made.picture.clone()).collect();
     let sheet = contact_sheet(&pictures)?;
-    let contact_sheet = job.out.join(format!("{stem}-sheet.png"));
+    let contact_sheet = job.file("sheet");
     write_png(&sheet, &contact_sheet, &texts)?;
     preview::show(&sheet, job.preview);
     Ok(Output {

@@ -98,3 +98,26 @@ fn prompts_of_ten_thousand_words_and_of_strange_letters() {
         assert_eq!(workplace.files(out).len(), 2, "{prompt}");
     }
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_made_and_makes_nothing() {
+    let workplace = Workplace::with_bundle();
+    // Weights that cannot be read: they are not looked at.
+    workplace.write("tiny/generator.safetensors", "damaged");
+    let arguments = ["generate", "a fish", "--bundle", "tiny", "--count", "3", "--keep", "1", "--seed", "7", "--top-k", "9", "--dry-run"];
+    let text = workplace.succeed(&arguments);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with("bundle    tiny-") && lines[2].starts_with("part      image_tokenizer vqgan, "), "{text}");
+    assert!(lines[3].starts_with("part      generator dalle_bart, ") && lines[4].starts_with("part      contrastive clip, "), "{text}");
+    assert_eq!(lines[6..8], ["settings  guidance_scale 3, temperature 1, top_k 9, top_p 1", "pictures  3, of which 1 are kept"]);
+    assert_eq!(lines[8..], ["0", "1", "2", "sheet"].map(|name| format!("file      out/a-fish-7-{name}.png")));
+    let json = workplace.json(&[&arguments[..], &["--json"]].concat());
+    assert_eq!((json["keep"].as_u64(), json["files"][2].as_str(), json["settings"]["top_k"].as_u64()), (Some(1), Some("out/a-fish-7-2.png"), Some(9)));
+    assert!(workplace.files("out").is_empty());
+    // What would be refused is refused.
+    workplace.copy("models/src/image_tokenizer/vqgan/goldens/diffusers_config.json", "vq/config.json");
+    workplace.copy("models/src/image_tokenizer/vqgan/goldens/diffusers_weights.safetensors", "vq/weights.safetensors");
+    workplace.succeed(&["import", "vq", "--as", "diffusers-vqgan", "--image-size", "64", "--out", "half"]);
+    let finished = workplace.run(&["generate", "a fish", "--bundle", "half", "--dry-run"]);
+    assert!(finished.status == 1 && finished.stderr.contains("this bundle has no `generator`"), "{finished:?}");
+}

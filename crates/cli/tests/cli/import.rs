@@ -1,8 +1,10 @@
 //! `smalti import`: checkpoints as the reference implementations saved them (the goldens of the models) become bundles.
 
 use crate::program::Workplace;
+use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_nn::weights::safetensors::{self, Storage};
-use smalti_nn::weights::{HostTensor, NamedTensors};
+use smalti_nn::weights::{HostTensor, NamedTensors, pickle};
+use std::path::Path;
 
 #[test]
 fn an_image_tokenizer_becomes_a_bundle_that_reconstructs() {
@@ -45,6 +47,57 @@ fn bart_and_open_ai_clip() {
     let clip = workplace.copy("models/src/contrastive/clip/goldens/open_ai_weights.safetensors", "clip.safetensors");
     workplace.succeed(&["import", &clip.display().to_string(), "--as", "openai-clip", "--out", "clip-bundle"]);
     assert_eq!(workplace.files("bart-bundle"), ["MODEL_CARD.md", "bundle.toml", "generator.safetensors"]);
+}
+
+/// taming's VQGAN and min-dalle's generator, put together as DALL-E mini is, make pictures.
+#[test]
+fn taming_and_min_dalle_become_a_bundle_that_generates() {
+    let workplace = Workplace::new();
+    workplace.copy("models/src/image_tokenizer/vqgan/goldens/taming_published_width.ckpt", "vqgan.ckpt");
+    let text = workplace.succeed(&["import", "vqgan.ckpt", "--as", "taming-vqgan", "--image-size", "16", "--out", "mini"]);
+    assert!(text.starts_with("mini: `image_tokenizer` vqgan, "), "{text}");
+    workplace.write("red.png", smalti_data::Picture::filled(16, 16, [200, 30, 60]).to_png(&[]).unwrap());
+    workplace.succeed(&["reconstruct", "red.png", "--bundle", "mini"]);
+
+    let text_tokenizer = TextTokenizer::train(&["a red heart", "a blue fish"], 280).unwrap();
+    text_tokenizer.save(&workplace.path("tokenizer.json")).unwrap();
+    for (side, file) in [("encoder", "min_dalle_encoder.pt"), ("decoder", "min_dalle_decoder.pt")] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/src/generator/dalle_bart/goldens").join(file);
+        let tensors = pickle::read(&golden).unwrap();
+        workplace.write(&format!("min-dalle/{side}.pt"), older_checkpoint(&tensors, text_tokenizer.vocabulary_size()));
+    }
+    let text = workplace.succeed(&["import", "min-dalle", "--as", "min-dalle", "--text-tokenizer", "tokenizer.json", "--out", "mini"]);
+    assert!(text.starts_with("mini: `generator` dalle_bart, "), "{text}");
+    let json = workplace.json(&["generate", "a red heart", "--bundle", "mini", "--greedy", "--count", "2", "--json"]);
+    let tokens = json["pictures"][0]["image_tokens"].as_array().unwrap();
+    assert!(tokens.len() == 64 && tokens.iter().all(|token| token.as_u64().unwrap() < 16_384), "{json}");
+    assert_eq!(json["pictures"][0]["image_tokens"], json["pictures"][1]["image_tokens"]);
+}
+
+/// The golden's tensors as `torch.save` wrote them before 1.6, with the least sizes that a published file could have: one head of 64 channels, 16384 codes
+/// and a start token, 64 image tokens. Numbers are made up.
+fn older_checkpoint(tensors: &NamedTensors, text_vocabulary: usize) -> Vec<u8> {
+    let is_decoder = tensors.contains_key("lm_head.weight");
+    let (vocabulary, position_count) = if is_decoder { (16_385, 64) } else { (text_vocabulary, 12) };
+    let (mut object, mut keys, mut storages) = ("(d".to_string(), "(l".to_string(), Vec::new());
+    for (key, (name, tensor)) in tensors.iter().enumerate() {
+        let mut shape: Vec<usize> = tensor.shape.iter().map(|&size| if size == 32 { 64 } else { size }).collect();
+        match name.as_str() {
+            "embed_tokens.weight" | "lm_head.weight" => shape[0] = vocabulary,
+            "embed_positions.weight" => shape[0] = position_count,
+            _ => {}
+        }
+        let count: usize = shape.iter().product();
+        let sizes: String = shape.iter().map(|size| format!("I{size}\n")).collect();
+        let strides: String = (1..=shape.len()).map(|axis| format!("I{}\n", shape[axis..].iter().product::<usize>())).collect();
+        let storage = format!("(S'storage'\nctorch\nFloatStorage\nS'{key}'\nS'cpu'\nI{count}\nNtQ");
+        object += &format!("S'{name}'\nctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n({sizes}t({strides}tI00\nNtRs");
+        keys += &format!("S'{key}'\na");
+        storages.extend((count as i64).to_le_bytes());
+        storages.extend((0..count).flat_map(|index| (((index * 7919 + key * 104_729) % 2003) as f32 / 2003.0 - 0.5).to_le_bytes()));
+    }
+    let start = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.I1001\n.(d.";
+    [&start[..], object.as_bytes(), b".", keys.as_bytes(), b".", &storages].concat()
 }
 
 /// The heads in the format of lpips' own `vgg.pth`, VGG16 of zeros in the place of torchvision's.

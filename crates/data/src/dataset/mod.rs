@@ -213,6 +213,11 @@ impl Dataset {
         &self.keys[index]
     }
 
+    /// Bytes of picture `index` as it lies on the disk. Panics when `index >= len()`.
+    pub fn picture_size(&self, index: usize) -> u64 {
+        self.picture_sizes[index]
+    }
+
     /// What was left out, within `problem_limit`.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -13,8 +13,10 @@ pub use conditions::text_states;
 pub use diffusion::{ENLARGING, augmentation_level};
 pub use request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
 
+use crate::manifest::{Canvas, GeneratorModel};
 use crate::parts::Generator;
 use crate::progress::Progress;
+use crate::rerank::no_text_tokenizer;
 use crate::{BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart, rerank};
 use autoregressive::Autoregressive;
 use burn::tensor::Device;
@@ -65,6 +67,55 @@ enum System {
     Diffusion(Box<DiffusionSystem>),
 }
 
+/// The parts that [`TextToImage`] would make the pictures of a request with, without loading any weights; what it would refuse is refused here too.
+pub fn parts(bundle: &BundleFolder, request: &Request) -> Result<Vec<Part>, PipelineError> {
+    request.validate()?;
+    let (manifest, purpose) = (bundle.manifest(), "make pictures");
+    let generator = manifest.generator.as_ref().ok_or_else(|| bundle.missing(Part::Generator, purpose))?;
+    let needs = Needs::of(&generator.model);
+    let mut parts = Vec::new();
+    if needs.decoder {
+        manifest.image_tokenizer.as_ref().ok_or_else(|| bundle.missing(Part::ImageTokenizer, purpose))?;
+        parts.push(Part::ImageTokenizer);
+    }
+    if needs.text {
+        let encoder = manifest.text_encoder.as_ref().ok_or_else(|| bundle.missing(Part::TextEncoder, purpose))?;
+        encoder.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(Part::TextEncoder))?;
+        parts.push(Part::TextEncoder);
+    } else if generator.model.text_vocabulary().is_some() && generator.text_tokenizer.is_none() {
+        return Err(no_text_tokenizer(Part::Generator));
+    }
+    parts.push(Part::Generator);
+    parts.extend((0..manifest.super_resolution.len()).map(Part::SuperResolution));
+    match &manifest.contrastive {
+        Some(contrastive) if contrastive.text_tokenizer.is_none() => return Err(no_text_tokenizer(Part::Contrastive)),
+        Some(_) => parts.push(Part::Contrastive),
+        None if request.keep.is_some() => return Err(nothing_to_rank_by()),
+        None => {}
+    }
+    Ok(parts)
+}
+
+/// What a kind of generator cannot do without.
+struct Needs {
+    decoder: bool,
+    text: bool,
+}
+
+impl Needs {
+    fn of(generator: &GeneratorModel) -> Self {
+        match generator {
+            GeneratorModel::DalleBart(_) => Self { decoder: true, text: false },
+            GeneratorModel::Diffusion(config) => Self { decoder: config.canvas == Canvas::Latents, text: config.text.is_some() },
+        }
+    }
+}
+
+fn nothing_to_rank_by() -> PipelineError {
+    let (expected, found) = ("a bundle with a `contrastive` part to rank by".to_string(), "none".to_string());
+    PipelineError::Request { key: "keep", expected, found, hint: Some("leave --keep out to keep every picture") }
+}
+
 /// The parts that make pictures; which are needed depends on the generator.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -79,18 +130,14 @@ impl TextToImage {
     pub fn load(bundle: &BundleFolder, device: &Device) -> Result<Self, PipelineError> {
         let (manifest, purpose) = (bundle.manifest(), "make pictures");
         let generator = bundle.generator(device, purpose)?;
-        let has = |part| manifest.parts().contains(&part);
-        // A generator of image tokens or latents needs the one, a generator that reads states of text the other; what is missing is named.
-        let (needs_decoder, needs_text) = match &generator.model {
-            Generator::DalleBart(_) => (true, false),
-            Generator::Diffusion(model) => (model.config.canvas == crate::manifest::Canvas::Latents, model.config.text.is_some()),
-        };
+        // What is needed and missing is named.
+        let needs = Needs::of(&generator.model.config());
         Self::new(Parts {
-            image_tokenizer: needs_decoder.then(|| bundle.image_tokenizer(device, purpose)).transpose()?,
-            text_encoder: needs_text.then(|| bundle.text_encoder(device, purpose)).transpose()?,
+            image_tokenizer: needs.decoder.then(|| bundle.image_tokenizer(device, purpose)).transpose()?,
+            text_encoder: needs.text.then(|| bundle.text_encoder(device, purpose)).transpose()?,
             generator,
             super_resolution: bundle.super_resolution(device)?,
-            contrastive: has(Part::Contrastive).then(|| bundle.contrastive(device, "rank pictures")).transpose()?,
+            contrastive: manifest.contrastive.as_ref().map(|_| bundle.contrastive(device, "rank pictures")).transpose()?,
         })
     }
 
@@ -124,8 +171,7 @@ impl TextToImage {
     pub fn generate(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
         request.validate()?;
         if request.keep.is_some() && !self.ranks() {
-            let (expected, found) = ("a bundle with a `contrastive` part to rank by".to_string(), "none".to_string());
-            return Err(PipelineError::Request { key: "keep", expected, found, hint: Some("leave --keep out to keep every picture") });
+            return Err(nothing_to_rank_by());
         }
         let mut truncated = None;
         let mut made: Vec<MadePicture> = match &self.system {

@@ -119,6 +119,10 @@ impl Recipe for AutoencoderKlTraining {
         learners
     }
 
+    fn pictures(&self) -> Option<&Pictures> {
+        Some(&self.pictures)
+    }
+
     fn batch(&mut self, pass: Pass) -> Result<Batch, TrainError> {
         self.pictures.batch(pass)
     }

@@ -15,14 +15,12 @@ use crate::train_loop::LoopSettings;
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 use serde::{Deserialize, Serialize};
-use smalti_data::Picture;
 use smalti_data::dataset::CaptionRule;
 use smalti_data::loader::Batch;
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::contrastive::clip::config::{ImageTowerConfig, TextTowerConfig, TransformerConfig};
 use smalti_models::contrastive::clip::{self, Clip, loss};
 use smalti_nn::Initializer;
-use smalti_nn::weights::NamedTensors;
 use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::{Bundle, ContrastivePart};
 use std::path::Path;
@@ -167,8 +165,8 @@ impl Recipe for ClipTraining {
         vec![&mut self.clip]
     }
 
-    fn prepare(&mut self) -> Result<(), TrainError> {
-        Ok(())
+    fn pictures(&self) -> Option<&Pictures> {
+        Some(&self.pictures)
     }
 
     fn batch(&mut self, pass: Pass) -> Result<Batch, TrainError> {
@@ -220,23 +218,10 @@ impl Recipe for ClipTraining {
         Ok(figures.into_iter().map(|(name, value)| (self.pictures.measure(&name), value)).collect())
     }
 
-    fn sample(&mut self) -> Result<Option<Picture>, TrainError> {
-        Ok(None)
-    }
-
     fn export(&mut self, folder: &Path, facts: &RunFacts) -> Result<(), TrainError> {
         let provenance = facts.provenance(&self.recipe.data.path);
         let part = ContrastivePart { model: self.clip.averaged(), text_tokenizer: Some(self.text_tokenizer.clone()), provenance };
         Bundle { name: facts.name.clone(), contrastive: Some(part), ..Bundle::default() }.save(folder, Storage::F16)?;
-        Ok(())
-    }
-
-    fn state(&self) -> NamedTensors {
-        NamedTensors::new()
-    }
-
-    fn restore(&mut self, _state: NamedTensors) -> Result<(), TrainError> {
-        self.pending.clear();
         Ok(())
     }
 }

@@ -20,7 +20,6 @@ use smalti_data::dataset::CaptionRule;
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::generator::dalle_bart::{self, DalleBart, FeedForwardKind, Norms, StackConfig, Vocabularies, loss};
 use smalti_nn::Initializer;
-use smalti_nn::weights::NamedTensors;
 use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::text_to_image::{Request, TextToImage};
 use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
@@ -276,8 +275,8 @@ impl Recipe for DalleBartTraining {
         vec![&mut self.generator]
     }
 
-    fn prepare(&mut self) -> Result<(), TrainError> {
-        Ok(())
+    fn pictures(&self) -> Option<&Pictures> {
+        Some(&self.pictures)
     }
 
     fn batch(&mut self, pass: Pass) -> Result<TokenBatch, TrainError> {
@@ -302,10 +301,6 @@ impl Recipe for DalleBartTraining {
         let figure = scalar(&cross_entropy);
         self.generator.gather(&mut cross_entropy.backward(), pass.share());
         Ok(Measures::from([("cross-entropy".to_string(), figure)]))
-    }
-
-    fn updated(&mut self, _pass: Pass) -> Result<Measures, TrainError> {
-        Ok(Measures::new())
     }
 
     /// Nats per image token of evaluation pictures, given their first caption and given none: the difference is what the captions tell.
@@ -351,14 +346,6 @@ impl Recipe for DalleBartTraining {
             model_card: None,
         };
         bundle.save(folder, Storage::F16)?;
-        Ok(())
-    }
-
-    fn state(&self) -> NamedTensors {
-        NamedTensors::new()
-    }
-
-    fn restore(&mut self, _state: NamedTensors) -> Result<(), TrainError> {
         Ok(())
     }
 }

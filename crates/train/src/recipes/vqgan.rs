@@ -19,6 +19,7 @@ use smalti_data::dataset::CaptionRule;
 use smalti_data::loader::{Batch, Item};
 use smalti_models::image_tokenizer::latent_scale::LatentScale;
 use smalti_models::image_tokenizer::quantizer::usage::CodebookUsage;
+use smalti_models::image_tokenizer::quantizer::vector::Choice;
 use smalti_models::image_tokenizer::vqgan::{self, Vqgan};
 use smalti_nn::Initializer;
 use smalti_nn::weights::safetensors::Storage;
@@ -82,6 +83,9 @@ impl VqganRecipe {
         let (size, factor) = (self.data.image_size, self.model.network.downsampling_factor());
         if !size.is_multiple_of(factor) {
             return Err(file.reject("data.image_size", format!("expected a multiple of {factor}, which the network divides sides by, found {size}")));
+        }
+        if self.model.quantizer.choice != Choice::Nearest {
+            return Err(file.reject("model.quantizer.choice", "expected `nearest`, found `highest_score`, which is imported and not trained here"));
         }
         if self.model.network.picture_channels != 3 {
             return Err(file.reject("model.network.picture_channels", format!("expected 3, found {}", self.model.network.picture_channels)));
@@ -156,6 +160,10 @@ impl Recipe for VqganTraining {
         let seed = self.recipe.train.seed;
         self.vqgan.rewrite(|network| network.start_codebook(latents.clone(), round_count, &mut stream(seed, Purpose::Prepare, 0)));
         Ok(())
+    }
+
+    fn pictures(&self) -> Option<&Pictures> {
+        Some(&self.pictures)
     }
 
     fn batch(&mut self, pass: Pass) -> Result<Batch, TrainError> {

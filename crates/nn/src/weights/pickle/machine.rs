@@ -26,7 +26,8 @@ pub struct Run {
 
 /// Runs the pickle that `bytes` begin with, or says where and why it makes no sense.
 pub fn run(bytes: &[u8]) -> Result<Run, String> {
-    let mut machine = Machine { input: Input { bytes, place: 0 }, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap: Heap::default() };
+    let mut machine =
+        Machine { input: Input { bytes, place: 0 }, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap: Heap::default(), copied: 0 };
     for _ in 0..OPERATION_LIMIT {
         let place = machine.input.place;
         match machine.step() {
@@ -90,6 +91,8 @@ struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<usize, Value>,
     heap: Heap,
+    /// Entries of dictionaries that were copied out of lists.
+    copied: usize,
 }
 
 impl Machine<'_> {
@@ -424,7 +427,10 @@ impl Machine<'_> {
             other => other,
         };
         let node = match global {
-            Global::OrderedDict => Node::Dict(Vec::new()),
+            Global::OrderedDict => {
+                let pairs = items.first().copied();
+                Node::Dict(pairs.map_or(Ok(Vec::new()), |pairs| self.listed_entries(pairs))?)
+            }
             Global::RebuildTensor => Node::Tensor(self.tensor_view(items)?),
             Global::RebuildParameter => {
                 let tensor = *items.first().ok_or("expected a tensor inside the parameter, found nothing")?;
@@ -436,6 +442,21 @@ impl Machine<'_> {
         };
         self.push_node(node);
         Ok(())
+    }
+
+    /// `OrderedDict([[key, value], ...])`, as Python 2 pickled it. What is no list (the factory of a `defaultdict`) gives no entries.
+    fn listed_entries(&mut self, pairs: Value) -> Result<Vec<(Value, Value)>, String> {
+        let Some(Node::List(pairs)) = self.heap.get(pairs) else { return Ok(Vec::new()) };
+        // One list can be given to any number of dictionaries.
+        self.copied += pairs.len();
+        if self.copied > OPERATION_LIMIT {
+            return Err(format!("expected at most {OPERATION_LIMIT} entries of dictionaries, found more"));
+        }
+        let entry = |pair: &Value| match self.heap.get(*pair) {
+            Some(Node::List(items) | Node::Tuple(items)) => <[Value; 2]>::try_from(items.as_slice()).ok().map(|[key, value]| (key, value)),
+            _ => None,
+        };
+        pairs.iter().map(|pair| entry(pair).ok_or_else(|| "expected pairs of key and value in a dictionary".to_string())).collect()
     }
 
     fn tensor_view(&self, items: &[Value]) -> Result<TensorView, String> {
