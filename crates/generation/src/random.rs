@@ -55,6 +55,13 @@ mod tests {
     }
 
     #[test]
+    fn normal_numbers_are_pinned() {
+        let mut values = [0.0; 3];
+        fill_normal(&mut picture_rng(7, 1), &mut values);
+        assert_eq!(values, [-0.34807295, 0.3990192, -2.045135]);
+    }
+
+    #[test]
     fn unit_is_uniform() {
         let mut rng = picture_rng(1, 2);
         let draws: Vec<f64> = (0..10_000).map(|_| unit(&mut rng)).collect();

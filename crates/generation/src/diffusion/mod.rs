@@ -18,6 +18,8 @@ pub mod flow; //         straight lines: rectified flow and its resolution shift
 mod process; //          one of the three
 mod parameterization; // what the network predicts: noise, clean picture, velocity, EDM's mixture, flow
 mod posterior; //        q(x_s | x_t, clean), and the three variances of a reverse step
+pub mod losses; //       weights of the squared error, and the variational bound in bits per dimension
+mod discretized_normal; // its last term: the probability of a byte
 mod timesteps; //        which of the trained steps are walked: linspace, leading, trailing, Karras
 mod thresholding; //     static and dynamic thresholding of the predicted clean picture
 pub mod guidance; //     classifier-free guidance, rescaled, in an interval, projected; classifier guidance
@@ -26,8 +28,6 @@ mod inpainting; //       known pixels are put back at each step
 mod plan; //             what is to be walked, validated; picture to picture
 pub mod samplers; //     the walks
 mod sample; //           the front door: noise in, pictures out
-mod discretized_normal; // the probability of a byte
-pub mod losses; //       weights of the squared error, and the variational bound in bits per dimension
 
 pub use inpainting::Known;
 pub use level::Level;

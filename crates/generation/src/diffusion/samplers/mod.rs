@@ -73,16 +73,22 @@ pub struct Prediction {
     pub variance: Vec<f32>,
 }
 
+/// From a sample and its level to what the network makes of it.
+pub type Predict<'a, E> = dyn FnMut(&[f32], &Level) -> Result<Prediction, E> + 'a;
+
+/// From the index of a step, the sample it led to and the clean picture predicted on the way to nothing.
+pub type Observe<'a> = dyn FnMut(usize, &[f32], &[f32]) + 'a;
+
 /// What a sampler may do besides arithmetic.
 pub struct Hands<'a, E> {
     /// Asks the network what it makes of a sample at a level.
-    pub predict: &'a mut dyn FnMut(&[f32], &Level) -> Result<Prediction, E>,
+    pub predict: &'a mut Predict<'a, E>,
     /// Fresh unit normal noise for all pictures.
     pub noise: &'a mut dyn FnMut() -> Vec<f32>,
     /// Puts back what is known of the pictures at a level.
     pub hold: &'a mut dyn FnMut(&mut [f32], &Level),
-    /// Is told the index of a step that was walked, the sample it led to and the clean picture predicted on the way.
-    pub observe: &'a mut dyn FnMut(usize, &[f32], &[f32]),
+    /// Is told of each step that was walked.
+    pub observe: &'a mut Observe<'a>,
 }
 
 impl<E> Hands<'_, E> {

@@ -194,10 +194,10 @@ fn guided() {
     let size = PICTURES * VALUES;
     let mut found = guidance::classifier_free(&conditional[..size], &unconditional[..size], 7.5);
     guidance::rescale(&mut found, &conditional[..size], VALUES, 0.7);
-    check_close("rescaled", &found, &goldens.values("guidance.rescaled"), 1e-5);
+    check_close("rescaled", &found, goldens.values("guidance.rescaled"), 1e-5);
 
     let mut projection = guidance::Projection::new(guidance::ProjectionOptions { parallel: 0.2, momentum: -0.5, norm: 1.5 }, VALUES);
     let steps = conditional.chunks(size).zip(unconditional.chunks(size));
     let found: Vec<f32> = steps.flat_map(|(conditional, unconditional)| projection.guide_clean(conditional, unconditional, 7.5)).collect();
-    check_close("projected", &found, &goldens.values("guidance.projected"), 1e-5);
+    check_close("projected", &found, goldens.values("guidance.projected"), 1e-5);
 }
