@@ -7,6 +7,7 @@
 use crate::TrainError;
 use crate::pictures::Pictures;
 use sha2::{Digest, Sha256};
+use smalti_models::image_tokenizer::vqgan::Vqgan;
 use smalti_nn::weights::write_atomically;
 use smalti_pipeline::ImageTokenizerPart;
 use std::fs;
@@ -43,6 +44,7 @@ pub fn image_tokens(cache: &Path, pictures: &Pictures, tokenizer: &ImageTokenize
     let dataset = pictures.training();
     let [rows, columns] = tokenizer.grid();
     let token_count = rows * columns;
+    let code_count = discrete(tokenizer)?.code_count();
     let folder = cache.join(folder_name(pictures, tokenizer, tokenizer_checksum));
     fs::create_dir_all(&folder).map_err(|source| TrainError::io(&folder, source))?;
     let mut values = Vec::with_capacity(dataset.len() * token_count);
@@ -50,7 +52,7 @@ pub fn image_tokens(cache: &Path, pictures: &Pictures, tokenizer: &ImageTokenize
     for start in (0..dataset.len()).step_by(PART_SIZE) {
         let range = start..dataset.len().min(start + PART_SIZE);
         let path = folder.join(format!("part-{:05}.tokens", start / PART_SIZE));
-        let part = match read_part(&path, range.len() * token_count, tokenizer.model.code_count()) {
+        let part = match read_part(&path, range.len() * token_count, code_count) {
             Some(part) => part,
             None => {
                 eprintln!("encoding pictures {} to {} of {}", range.start + 1, range.end, dataset.len());
@@ -100,7 +102,7 @@ fn encode(
         }
     }
     for items in readable.chunks(BATCH_SIZE) {
-        let encoded = encode_items(tokenizer, items);
+        let encoded = encode_items(tokenizer, items)?;
         for (item, encoded) in items.iter().zip(encoded.chunks_exact(token_count)) {
             let place = (item.index - range.start) * token_count;
             tokens[place..place + token_count].copy_from_slice(encoded);
@@ -110,9 +112,16 @@ fn encode(
 }
 
 /// The image tokens of decoded pictures, one picture after the other.
-pub fn encode_items(tokenizer: &ImageTokenizerPart, items: &[smalti_data::loader::Item]) -> Vec<u32> {
+pub fn encode_items(tokenizer: &ImageTokenizerPart, items: &[smalti_data::loader::Item]) -> Result<Vec<u32>, TrainError> {
     let x = crate::pictures::stack(items, tokenizer.image_size, &tokenizer.device());
-    tokenizer.model.tokens(x).into_data().iter::<i64>().map(|token| token as u32).collect()
+    Ok(discrete(tokenizer)?.tokens(x).into_data().iter::<i64>().map(|token| token as u32).collect())
+}
+
+fn discrete(tokenizer: &ImageTokenizerPart) -> Result<&Vqgan, TrainError> {
+    tokenizer.model.discrete().ok_or_else(|| TrainError::Unfit {
+        place: "image tokenizer".to_string(),
+        reason: format!("expected one with a codebook, whose image tokens are learned, found `{}`", tokenizer.model.config().kind()),
+    })
 }
 
 /// Little-endian numbers, then their SHA-256.

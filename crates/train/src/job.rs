@@ -4,6 +4,7 @@ use crate::TrainError;
 use crate::data_record::DataRecord;
 use crate::recipe::Recipe;
 use crate::recipe_file::{RecipeError, RecipeFile};
+use crate::recipes::autoencoder_kl::{AutoencoderKlRecipe, AutoencoderKlTraining};
 use crate::recipes::clip::{ClipRecipe, ClipTraining};
 use crate::recipes::dalle_bart::{DalleBartRecipe, DalleBartTraining};
 use crate::recipes::vqgan::{VqganRecipe, VqganTraining};
@@ -26,11 +27,12 @@ pub struct Job {
 #[derive(Clone, Debug)]
 pub enum System {
     Vqgan(Box<VqganRecipe>),
+    AutoencoderKl(Box<AutoencoderKlRecipe>),
     Clip(Box<ClipRecipe>),
     DalleBart(Box<DalleBartRecipe>),
 }
 
-const SYSTEMS: [&str; 3] = ["vqgan", "clip", "dalle_bart"];
+const SYSTEMS: [&str; 4] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart"];
 
 impl Job {
     /// Checks a recipe; `run` is the run folder when it shall not be `runs/<name>`.
@@ -41,6 +43,12 @@ impl Job {
                 recipe.validate(file)?;
                 let name = recipe.name.clone();
                 (System::Vqgan(Box::new(recipe)), name)
+            }
+            Some("autoencoder_kl") => {
+                let recipe: AutoencoderKlRecipe = file.typed()?;
+                recipe.validate(file)?;
+                let name = recipe.name.clone();
+                (System::AutoencoderKl(Box::new(recipe)), name)
             }
             Some("clip") => {
                 let recipe: ClipRecipe = file.typed()?;
@@ -69,6 +77,9 @@ impl Job {
         let run = if resume { RunFolder::resume(&self.run, &self.recipe)? } else { RunFolder::create(&self.run)? };
         match &self.system {
             System::Vqgan(recipe) => self.start(VqganTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
+            System::AutoencoderKl(recipe) => {
+                self.start(AutoencoderKlTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)
+            }
             System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::Clip(recipe) => self.start(ClipTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
         }

@@ -10,6 +10,7 @@ pub mod image_token_cache; // image tokens of a data set, made once
 pub mod recipes; //       one file for each system: vqgan, clip, dalle_bart
 pub mod job; //           a recipe file checked and ready to run
 mod error;
+pub mod objective; //     what the reconstructions of an image tokenizer are judged by
 pub mod gradients; //     accumulate, clip, all-reduce: what happens between backward and the optimiser
 pub mod learner; //       a network with its optimiser and its average, behind one trait for the loop
 pub mod learning_rate; // warm-up, then constant, linear or cosine

@@ -21,7 +21,8 @@ use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::generator::dalle_bart::{self, DalleBart, FeedForwardKind, Norms, StackConfig, Vocabularies, loss};
 use smalti_nn::Initializer;
 use smalti_nn::weights::safetensors::Storage;
-use smalti_pipeline::text_to_image::{Request, TextToImage};
+use smalti_pipeline::parts::Generator;
+use smalti_pipeline::text_to_image::{Parts, Request, TextToImage};
 use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
 use std::path::{Path, PathBuf};
 
@@ -206,11 +207,15 @@ impl DalleBartTraining {
         let text_tokenizer = recipe.text_tokenizer.make(pictures.training())?;
         let tokens = image_token_cache::image_tokens(&recipe.data.image_token_cache, &pictures, &image_tokenizer, &checksum)?;
         let examples = Examples::new(tokens, &pictures, recipe.train.seed)?;
-        let config = recipe.model.config(text_tokenizer.vocabulary_size(), image_tokenizer.model.code_count(), examples.tokens.token_count);
+        let code_count = image_tokenizer.model.config().code_count().unwrap_or_default();
+        let config = recipe.model.config(text_tokenizer.vocabulary_size(), code_count, examples.tokens.token_count);
         config.validate().map_err(|error| TrainError::Unfit { place: "recipe".to_string(), reason: error.to_string() })?;
         let mut initializer = Initializer::new(recipe.train.seed, &device.clone().autodiff());
         let generator = Learner::new("generator", DalleBart::new(&config, &mut initializer), &recipe.optimizer, recipe.train.ema_decay);
-        let evaluation_tokens = pictures.evaluation().chunks(32).flat_map(|items| image_token_cache::encode_items(&image_tokenizer, items)).collect();
+        let mut evaluation_tokens = Vec::new();
+        for items in pictures.evaluation().chunks(32) {
+            evaluation_tokens.extend(image_token_cache::encode_items(&image_tokenizer, items)?);
+        }
         let (recipe, device) = (recipe.clone(), device.clone());
         Ok(Self { recipe, pictures, text_tokenizer, image_tokenizer, contrastive, judge, device, generator, examples, evaluation_tokens })
     }
@@ -228,7 +233,7 @@ impl DalleBartTraining {
 
     fn part(&self, facts: Option<&RunFacts>) -> GeneratorPart {
         let provenance = facts.map(|facts| facts.provenance(&self.recipe.data.path)).unwrap_or_default();
-        GeneratorPart { model: self.generator.averaged(), text_tokenizer: Some(self.text_tokenizer.clone()), provenance }
+        GeneratorPart { model: Generator::DalleBart(self.generator.averaged()), text_tokenizer: Some(self.text_tokenizer.clone()), provenance }
     }
 
     /// The recipe's prompts, or captions of evaluation pictures.
@@ -325,11 +330,17 @@ impl Recipe for DalleBartTraining {
         if prompts.is_empty() {
             return Ok(None);
         }
-        let maker = TextToImage::new(self.image_tokenizer.clone(), self.part(None), None)?;
+        let maker = TextToImage::new(Parts {
+            image_tokenizer: Some(self.image_tokenizer.clone()),
+            text_encoder: None,
+            generator: self.part(None),
+            super_resolution: Vec::new(),
+            contrastive: None,
+        })?;
         let SampleSettings { count, guidance_scale, temperature, top_k, .. } = self.recipe.samples;
         let mut rows = Vec::new();
         for prompt in prompts {
-            let mut request = Request { count, seed: self.recipe.train.seed, guidance_scale: guidance_scale as f32, ..Request::new(prompt) };
+            let mut request = Request { count, seed: self.recipe.train.seed, guidance_scale: Some(guidance_scale as f32), ..Request::new(prompt) };
             (request.options.temperature, request.options.top_k) = (temperature as f32, top_k);
             rows.push(maker.generate(&request, &mut |_| {})?.pictures.into_iter().map(|made| made.picture).collect());
         }
@@ -343,7 +354,7 @@ impl Recipe for DalleBartTraining {
             generator: Some(self.part(Some(facts))),
             contrastive: self.contrastive.clone(),
             judge: self.judge.clone(),
-            model_card: None,
+            ..Bundle::default()
         };
         bundle.save(folder, Storage::F16)?;
         Ok(())

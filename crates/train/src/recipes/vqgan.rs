@@ -26,7 +26,7 @@ use smalti_nn::weights::safetensors::Storage;
 use smalti_nn::weights::{HostTensor, NamedTensors};
 use smalti_pipeline::parts::ImageTokenizer;
 use smalti_pipeline::{Bundle, ImageTokenizerPart};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A recipe with `system = "vqgan"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
