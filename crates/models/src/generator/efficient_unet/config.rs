@@ -92,7 +92,7 @@ impl Config {
     }
 
     /// Imagen's 64x64 model (Saharia et al. 2022, appendix F: 512 channels times 1, 2, 3, 4, three blocks a level, attention to pixels and text at 32, 16 and
-    /// 8, heads of 64 channels), for T5-XXL's 4096 text channels. The paper says 2 billion parameters; here they are [`Config::parameter_count`].
+    /// 8, heads of 64 channels), for T5-XXL's 4096 text channels. The paper says 2 billion parameters; this has 1.96.
     pub fn imagen_64() -> Self {
         let level = |index: usize| Level {
             channels: 512 * (index + 1),
@@ -115,27 +115,27 @@ impl Config {
         }
     }
 
-    /// Imagen's 64x64 to 256x256 model, 600 million parameters in the paper: 128 channels times 1, 2, 4, 8, 8 with 2, 4, 8, 8, 8 blocks; self-attention and
-    /// text at the last two. The five levels are those with which NVIDIA NeMo's `sr256-600m.yaml` reaches the paper's size.
+    /// Imagen's 64x64 to 256x256 model: 128 channels times 1, 2, 4, 8 with 2, 4, 8, 8 blocks, attention to pixels and text at the last level (as
+    /// imagen-pytorch's `SRUnet256`). The paper says 600 million parameters; this has 472 million.
     pub fn imagen_256() -> Self {
-        Self::super_resolution(&[(128, 2), (256, 4), (512, 8), (1024, 8), (1024, 8)], true)
+        Self::super_resolution(true)
     }
 
-    /// Imagen's 256x256 to 1024x1024 model, 400 million parameters in the paper: 128 channels times 1, 2, 4, 8 with 2, 4, 8, 8 blocks; attention to text
-    /// only, at the last.
+    /// Imagen's 256x256 to 1024x1024 model: the same without self-attention (as imagen-pytorch's `SRUnet1024`). The paper says 400 million parameters; this
+    /// has 468 million. Self-attention at one level cannot make the paper's difference of 200 million; what does is not said.
     pub fn imagen_1024() -> Self {
-        Self::super_resolution(&[(128, 2), (256, 4), (512, 8), (1024, 8)], false)
+        Self::super_resolution(false)
     }
 
-    fn super_resolution(levels: &[(usize, usize)], self_attention: bool) -> Self {
-        let level = |(index, &(channels, residual_block_count)): (usize, &(usize, usize))| {
-            let attends = index >= 3;
+    fn super_resolution(self_attention: bool) -> Self {
+        let level = |(channels, residual_block_count)| {
+            let attends = channels == 1024;
             Level { channels, residual_block_count, downsample: true, self_attention: attends && self_attention, text_attention: attends }
         };
         Self {
             low_resolution: true,
             base_channels: 128,
-            levels: levels.iter().enumerate().map(level).collect(),
+            levels: [(128, 2), (256, 4), (512, 8), (1024, 8)].map(level).to_vec(),
             middle: false,
             per: Per::Level,
             time: time_embedding::Config::latent_diffusion(128),
