@@ -4,6 +4,7 @@
 //! is made and learned: an image tokenizer turns pixels into image tokens and back, a generator makes image tokens from text, a contrastive model says how
 //! well picture and caption fit; perceptual distance and discriminator teach the image tokenizer what matters to the eye.
 
+pub mod classifier; //      which class a picture is of, for guidance: noisy classifier
 pub mod contrastive; //     how well a picture fits a caption: CLIP
 pub mod discriminator; //   is this patch of a picture real: PatchGAN
 pub mod generator; //       text tokens -> image tokens: DALL-E BART; noise -> pictures or latents: U-Net

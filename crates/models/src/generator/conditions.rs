@@ -41,7 +41,7 @@ impl Conditions {
     }
 
     /// Panics unless the conditions fit `network`, whose batch is `batch` and whose text has `text_channels`.
-    pub(super) fn check(&self, network: &str, batch: usize, text_channels: Option<usize>, class_count: Option<usize>) {
+    pub(crate) fn check(&self, network: &str, batch: usize, text_channels: Option<usize>, class_count: Option<usize>) {
         let text = self.text.as_ref().map(|text| text.states.dims());
         assert!(
             text.map(|[rows, _, channels]| (rows, channels)) == text_channels.map(|channels| (batch, channels)),

@@ -4,9 +4,9 @@
 //! A name that is not the network's keeps its name, so that strict loading reports it. A config is read as strictly: every key must be one whose meaning is
 //! implemented here, or hold the one value at which it changes nothing.
 
-mod config;
+mod config_file;
 
-pub use config::diffusers_config;
+pub use config_file::diffusers_config;
 
 use smalti_nn::weights::{HostTensor, NamedTensors};
 

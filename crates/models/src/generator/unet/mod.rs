@@ -17,10 +17,10 @@
 //!
 //! Verified against diffusers with small random weights in all three layouts (`goldens/make.py`): outputs, losses and gradients agree to 1e-4.
 
-pub(crate) mod attention;
-mod config;
+mod attention;
+pub(crate) mod config;
 pub mod import;
-mod level;
+pub(crate) mod level;
 pub mod loss;
 pub(crate) mod residual_block;
 #[cfg(test)]
