@@ -23,7 +23,7 @@ use smalti_data::text_tokenizer::{SpecialTokens, TextTokenizer};
 use smalti_generation::diffusion::{Parameterization, Plan, Process, Sampler, Threshold, Variance};
 use smalti_models::ConfigError;
 use smalti_models::contrastive::clip;
-use smalti_models::generator::{dalle_bart, unet};
+use smalti_models::generator::{dalle_bart, efficient_unet, unet};
 use smalti_models::image_tokenizer::{autoencoder_kl, autoencoder_tiny, vqgan};
 use smalti_models::text_encoder::{bert, clip_text, t5};
 use smalti_nn::weights::safetensors::Storage;
@@ -297,37 +297,51 @@ pub struct SamplingDefaults {
 #[serde(rename_all = "snake_case")]
 pub enum NetworkConfig {
     Unet(unet::Config),
+    EfficientUnet(efficient_unet::Config),
 }
 
 impl NetworkConfig {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unet(_) => "unet",
+            Self::EfficientUnet(_) => "efficient_unet",
         }
     }
 
     pub fn validate(&self) -> Result<(), ConfigError> {
         match self {
             Self::Unet(config) => config.validate(),
+            Self::EfficientUnet(config) => config.validate(),
         }
     }
 
-    /// Channels of the noisy input, without those of a picture concatenated to it.
+    /// Channels of what it draws on.
     pub fn channels(&self) -> usize {
         match self {
             Self::Unet(config) => config.output_channels,
+            Self::EfficientUnet(config) => config.picture_channels,
         }
     }
 
     pub fn text_channels(&self) -> Option<usize> {
         match self {
             Self::Unet(config) => config.text.as_ref().map(|text| text.channels),
+            Self::EfficientUnet(config) => config.text_channels,
         }
     }
 
     pub fn class_count(&self) -> Option<usize> {
         match self {
             Self::Unet(config) => config.class_count,
+            Self::EfficientUnet(_) => None,
+        }
+    }
+
+    /// Whether it enlarges a smaller picture.
+    pub fn low_resolution(&self) -> bool {
+        match self {
+            Self::Unet(_) => false,
+            Self::EfficientUnet(config) => config.low_resolution,
         }
     }
 
@@ -335,12 +349,14 @@ impl NetworkConfig {
     pub fn side_divisor(&self) -> usize {
         match self {
             Self::Unet(config) => config.side_divisor(),
+            Self::EfficientUnet(config) => config.side_divisor(),
         }
     }
 
     pub fn learned_variance(&self) -> bool {
         match self {
             Self::Unet(config) => config.learned_variance,
+            Self::EfficientUnet(_) => false,
         }
     }
 }
@@ -361,6 +377,8 @@ impl DiffusionConfig {
         }
         let (classes, expected) = (self.classes.len(), self.network.class_count().map_or(0, |count| count - 1));
         ConfigError::check(classes == expected, "classes", format!("{expected} names, one fewer than the network has classes"), classes)?;
+        let enlarges = self.low_resolution.is_some();
+        ConfigError::check(self.network.low_resolution() == enlarges, "low_resolution", "a table just where the network enlarges a picture", enlarges)?;
         if let Some(low_resolution) = &self.low_resolution {
             let (expected, found) = (format!("1 to {}, below image_size", self.image_size - 1), low_resolution.image_size);
             ConfigError::check((1..self.image_size).contains(&found), "low_resolution.image_size", expected, found)?;

@@ -8,7 +8,9 @@ use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::ConfigError;
 use smalti_models::contrastive::clip::Clip;
 use smalti_models::generator::dalle_bart::DalleBart;
-use smalti_models::generator::unet::{Conditions, Unet};
+use smalti_models::generator::conditions::Conditions;
+use smalti_models::generator::efficient_unet::EfficientUnet;
+use smalti_models::generator::unet::Unet;
 use smalti_models::image_tokenizer::autoencoder_kl::AutoencoderKl;
 use smalti_models::image_tokenizer::autoencoder_tiny::AutoencoderTiny;
 use smalti_models::image_tokenizer::vqgan::Vqgan;
@@ -156,19 +158,23 @@ impl Diffusion {
     pub fn device(&self) -> Device {
         match &self.network {
             DiffusionNetwork::Unet(network) => device_of(network),
+            DiffusionNetwork::EfficientUnet(network) => device_of(network),
         }
     }
 }
 
-#[derive(Clone, Debug)]
+/// The networks that can denoise.
+#[derive(Module, Debug)]
 pub enum DiffusionNetwork {
     Unet(Unet),
+    EfficientUnet(EfficientUnet),
 }
 
 impl DiffusionNetwork {
     pub fn new(config: &NetworkConfig, initializer: &mut Initializer) -> Result<Self, ConfigError> {
         Ok(match config {
             NetworkConfig::Unet(config) => Self::Unet(Unet::new(config, initializer)?),
+            NetworkConfig::EfficientUnet(config) => Self::EfficientUnet(EfficientUnet::new(config, initializer)?),
         })
     }
 
@@ -176,6 +182,7 @@ impl DiffusionNetwork {
     pub fn forward(&self, noisy: Tensor<4>, timesteps: Tensor<1>, conditions: Conditions) -> Tensor<4> {
         match self {
             Self::Unet(network) => network.forward(noisy, timesteps, conditions),
+            Self::EfficientUnet(network) => network.forward(noisy, timesteps, conditions),
         }
     }
 }
@@ -271,7 +278,7 @@ macro_rules! weights {
 weights! {
     ImageTokenizer { Vqgan, AutoencoderKl, AutoencoderTiny }
     Generator { DalleBart, Diffusion }
-    DiffusionNetwork { Unet }
+    DiffusionNetwork { Unet, EfficientUnet }
     TextEncoder { ClipText, T5, Bert }
 }
 
@@ -289,7 +296,7 @@ macro_rules! weights_of_modules {
     )+};
 }
 
-weights_of_modules!(Vqgan, AutoencoderKl, AutoencoderTiny, DalleBart, Unet, ClipText, T5Encoder, Bert, Clip);
+weights_of_modules!(Vqgan, AutoencoderKl, AutoencoderTiny, DalleBart, Unet, EfficientUnet, ClipText, T5Encoder, Bert, Clip);
 
 impl Weights for Box<Diffusion> {
     fn tensors(&self) -> NamedTensors {

@@ -7,6 +7,8 @@ use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::recipes::autoencoder_kl::{AutoencoderKlRecipe, AutoencoderKlTraining};
 use crate::recipes::clip::{ClipRecipe, ClipTraining};
 use crate::recipes::dalle_bart::{DalleBartRecipe, DalleBartTraining};
+use crate::recipes::diffusion::DiffusionTraining;
+use crate::recipes::diffusion::settings::DiffusionRecipe;
 use crate::recipes::vqgan::{VqganRecipe, VqganTraining};
 use crate::run_folder::RunFolder;
 use crate::train_loop::{LoopSettings, Outcome, train};
@@ -30,9 +32,10 @@ pub enum System {
     AutoencoderKl(Box<AutoencoderKlRecipe>),
     Clip(Box<ClipRecipe>),
     DalleBart(Box<DalleBartRecipe>),
+    Diffusion(Box<DiffusionRecipe>),
 }
 
-const SYSTEMS: [&str; 4] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart"];
+const SYSTEMS: [&str; 5] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart", "diffusion"];
 
 impl Job {
     /// Checks a recipe; `run` is the run folder when it shall not be `runs/<name>`.
@@ -62,6 +65,12 @@ impl Job {
                 let name = recipe.name.clone();
                 (System::DalleBart(Box::new(recipe)), name)
             }
+            Some("diffusion") => {
+                let recipe: DiffusionRecipe = file.typed()?;
+                recipe.validate(file)?;
+                let name = recipe.name.clone();
+                (System::Diffusion(Box::new(recipe)), name)
+            }
             Some(other) => return Err(file.reject("system", format!("expected one of {}, found `{other}`", SYSTEMS.join(", ")))),
             None => return Err(file.reject("system", format!("expected one of {}, found nothing", SYSTEMS.join(", ")))),
         };
@@ -81,6 +90,9 @@ impl Job {
                 self.start(AutoencoderKlTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)
             }
             System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
+            System::Diffusion(recipe) => {
+                self.start(DiffusionTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)
+            }
             System::Clip(recipe) => self.start(ClipTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
         }
     }

@@ -6,7 +6,8 @@ pub mod data_record; //   what a run keeps of its data set, to tell whether it i
 pub mod ema; //           exponential moving average of the weights
 pub mod pictures; //      the pictures of a run: training batches, held-out pictures, sheets of samples
 pub mod captions; //      the text tokenizer of a run, captions as tensors
-pub mod image_token_cache; // image tokens of a data set, made once
+pub mod encoding_cache; //  image tokens or latents of a data set, made once
+pub mod order; //          epochs of examples that lie ready in memory
 pub mod recipes; //       one file for each system: vqgan, clip, dalle_bart
 pub mod job; //           a recipe file checked and ready to run
 mod error;

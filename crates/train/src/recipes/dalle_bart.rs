@@ -1,14 +1,15 @@
 //! DALL-E mini's BART (Dayma et al. 2021): captions to image tokens of a frozen image tokenizer, teacher-forced cross-entropy.
 //!
-//! Nothing flows back into the image tokenizer: pictures are encoded once (`image_token_cache`), and training reads integers.
+//! Nothing flows back into the image tokenizer: pictures are encoded once (`encoding_cache`), and training reads integers.
 
 use crate::TrainError;
 use crate::captions::{TextBatch, TextTokenizerSettings};
-use crate::image_token_cache::{self, ImageTokens};
+use crate::encoding_cache::{self, ImageTokens};
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
+use crate::order::EpochOrder;
 use crate::pictures::{PictureSettings, Pictures, scalar, sheet};
-use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
+use crate::recipe::{Measures, Pass, Recipe, RunFacts};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
 use crate::train_loop::LoopSettings;
@@ -176,11 +177,7 @@ pub struct DalleBartTraining {
 struct Examples {
     tokens: ImageTokens,
     captions: Vec<Vec<String>>,
-    /// Places in the data set.
-    readable: Vec<usize>,
-    seed: u64,
-    /// The permutation of the epoch that was asked for last.
-    epoch: (u64, Vec<usize>),
+    order: EpochOrder,
 }
 
 /// One pass: captions and the image tokens of their pictures.
@@ -205,16 +202,16 @@ impl DalleBartTraining {
         }
         let pictures = Pictures::open(&recipe.data, CaptionRule::Required)?;
         let text_tokenizer = recipe.text_tokenizer.make(pictures.training())?;
-        let tokens = image_token_cache::image_tokens(&recipe.data.image_token_cache, &pictures, &image_tokenizer, &checksum)?;
+        let tokens = encoding_cache::image_tokens(&recipe.data.image_token_cache, &pictures, &image_tokenizer, &checksum)?;
         let examples = Examples::new(tokens, &pictures, recipe.train.seed)?;
         let code_count = image_tokenizer.model.config().code_count().unwrap_or_default();
-        let config = recipe.model.config(text_tokenizer.vocabulary_size(), code_count, examples.tokens.token_count);
+        let config = recipe.model.config(text_tokenizer.vocabulary_size(), code_count, examples.tokens.token_count());
         config.validate().map_err(|error| TrainError::Unfit { place: "recipe".to_string(), reason: error.to_string() })?;
         let mut initializer = Initializer::new(recipe.train.seed, &device.clone().autodiff());
         let generator = Learner::new("generator", DalleBart::new(&config, &mut initializer), &recipe.optimizer, recipe.train.ema_decay);
         let mut evaluation_tokens = Vec::new();
         for items in pictures.evaluation().chunks(32) {
-            evaluation_tokens.extend(image_token_cache::encode_items(&image_tokenizer, items)?);
+            evaluation_tokens.extend(encoding_cache::encode_items(&image_tokenizer, items)?);
         }
         let (recipe, device) = (recipe.clone(), device.clone());
         Ok(Self { recipe, pictures, text_tokenizer, image_tokenizer, contrastive, judge, device, generator, examples, evaluation_tokens })
@@ -224,7 +221,7 @@ impl DalleBartTraining {
     fn loss<S: AsRef<str>>(&self, network: &DalleBart, captions: &[S], image_tokens: &[u32], smoothing: f64, device: &Device) -> Result<Tensor<1>, TrainError> {
         let text = TextBatch::new(&self.text_tokenizer, captions, self.recipe.model.text_token_count, device)?;
         let image_tokens: Vec<i64> = image_tokens.iter().map(|&token| token as i64).collect();
-        let shape = [captions.len(), self.examples.tokens.token_count];
+        let shape = [captions.len(), self.examples.tokens.token_count()];
         let image_tokens = Tensor::<2, Int>::from_data(TensorData::new(image_tokens, shape), device);
         let memory = network.encode(text.tokens, text.visible.clone());
         let logits = network.logits(memory, text.visible, image_tokens.clone());
@@ -255,21 +252,7 @@ impl Examples {
             return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
         }
         let captions = (0..dataset.len()).map(|index| Ok(dataset.description(index)?.captions)).collect::<Result<_, TrainError>>()?;
-        Ok(Self { tokens, captions, readable, seed, epoch: (u64::MAX, Vec::new()) })
-    }
-
-    /// The place in the data set of example `position` of all epochs laid end to end; each epoch is a permutation drawn from (seed, epoch).
-    fn index(&mut self, position: u64) -> usize {
-        let epoch = position / self.readable.len() as u64;
-        if self.epoch.0 != epoch {
-            let mut order = self.readable.clone();
-            let mut rng = stream(self.seed, Purpose::Epoch, epoch);
-            for last in (1..order.len()).rev() {
-                order.swap(last, rng.random_range(0..=last as u64) as usize);
-            }
-            self.epoch = (epoch, order);
-        }
-        self.epoch.1[(position % self.readable.len() as u64) as usize]
+        Ok(Self { tokens, captions, order: EpochOrder::new(readable, seed) })
     }
 }
 
@@ -287,7 +270,7 @@ impl Recipe for DalleBartTraining {
     fn batch(&mut self, pass: Pass) -> Result<TokenBatch, TrainError> {
         let mut batch = TokenBatch { captions: Vec::new(), image_tokens: Vec::new() };
         for row in 0..pass.batch_size {
-            let index = self.examples.index(pass.first_example() + row as u64);
+            let index = self.examples.order.place(pass.first_example() + row as u64);
             let mut rng = pass.rng(row);
             // Both are drawn whatever comes of them, so that one setting does not shift the other's draws.
             let (choice, dropped) = (rng.random::<f64>(), rng.random::<f64>() < self.recipe.loss.caption_drop_rate);
@@ -311,7 +294,7 @@ impl Recipe for DalleBartTraining {
     /// Nats per image token of evaluation pictures, given their first caption and given none: the difference is what the captions tell.
     fn evaluate(&mut self) -> Result<Measures, TrainError> {
         let network = self.generator.averaged();
-        let token_count = self.examples.tokens.token_count;
+        let token_count = self.examples.tokens.token_count();
         let items = self.pictures.evaluation();
         let (mut given, mut without) = (0.0, 0.0);
         for (items, tokens) in items.chunks(self.recipe.train.batch_size).zip(self.evaluation_tokens.chunks(self.recipe.train.batch_size * token_count)) {

@@ -3,4 +3,5 @@
 pub mod autoencoder_kl;
 pub mod clip;
 pub mod dalle_bart;
+pub mod diffusion;
 pub mod vqgan;
