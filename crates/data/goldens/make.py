@@ -1,19 +1,23 @@
-"""Makes the goldens of the data crate from independent implementations: Pillow, tokenizers, open_clip.
+"""Makes the goldens of the data crate from independent implementations: Pillow, tokenizers, open_clip, sentencepiece, transformers.
 
     python make.py
 
-Needs pillow, tokenizers, open_clip_torch (versions used: PROVENANCE.toml). Run it only to change a golden on purpose.
+Needs pillow, tokenizers, open_clip_torch, sentencepiece, transformers (versions used: PROVENANCE.toml). Run it only to change a golden on purpose.
 """
 
 import gzip
+import io
 import importlib.metadata
 import json
 import pathlib
 import random
+import tempfile
 
+import sentencepiece
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from open_clip.tokenizer import SimpleTokenizer
+from transformers import BertTokenizer
 
 HERE = pathlib.Path(__file__).parent
 TEXTS = [
@@ -112,12 +116,59 @@ def join(symbols, pair):
     return tuple(out)
 
 
+def sentence_piece():
+    """Unigram models with T5's special tokens: one with SentencePiece's own character map, one without and with bytes for unknown characters."""
+    texts = TEXTS + [
+        "  two  spaces,\ta tab\n and full width ＡＢＣ ½ ﬁ ™ ",
+        "ends here </s> or <pad> or <unk> or even a</s>b, <0x41>",
+        "one ▁ itself",
+        "e\u0301 and é, かﾞ",
+        "fox " * 30,
+        "\u2028\u00a0\u200b odd spaces",
+    ]
+    for name, options in [("sentence_piece", {}), ("sentence_piece_bytes", {"normalization_rule_name": "identity", "byte_fallback": True})]:
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(CAPTIONS * 3), model_writer=model, model_type="unigram", vocab_size=340 if options else 100, hard_vocab_limit=False,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", minloglevel=2, **options,
+        )
+        (HERE / f"{name}.model").write_bytes(model.getvalue())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        encoded = [{"text": text, "tokens": processor.encode(text)} for text in texts]
+        write_json(f"{name}.json", {"vocabulary_size": processor.get_piece_size(), "encoded": encoded})
+
+
+def word_piece():
+    """BERT's pieces learned here, read by transformers' own tokenizer."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=180, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False)
+    tokenizer.train_from_iterator(CAPTIONS + ["A naïve café, 日本 Großer Bär"], trainer)
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda piece: piece[1])
+    path = HERE / "word_pieces.txt"
+    path.write_text("".join(piece + "\n" for piece, _ in pieces))
+    texts = TEXTS + ["ends here [SEP] or [PAD]", "Ünïcödé Ａ\u0000b\u00a0c", "x" * 120]
+    cases = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for key, lower in [("lower", True), ("kept", False)]:
+            bert = BertTokenizer(vocab=str(path), do_lower_case=lower)
+            # Spelled special tokens mean their letters, as in everything of ours.
+            bert.split_special_tokens = True
+            bert.backend_tokenizer.encode_special_tokens = True
+            # The published form, read by ours as any tokenizer.json.
+            bert.save_pretrained(folder)
+            (HERE / f"word_pieces_{key}_tokenizer.json").write_text((pathlib.Path(folder) / "tokenizer.json").read_text())
+            cases[key] = [{"text": text, "tokens": bert(text)["input_ids"]} for text in texts]
+    write_json("word_pieces.json", {"vocabulary_size": len(pieces), **cases})
+
+
 def write_json(name, value):
     (HERE / name).write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def provenance():
-    versions = {name: importlib.metadata.version(name) for name in ["pillow", "tokenizers", "open_clip_torch"]}
+    versions = {name: importlib.metadata.version(name) for name in ["pillow", "tokenizers", "open_clip_torch", "sentencepiece", "transformers"]}
     lines = ["# Independent implementations behind the files in this folder, made by make.py.", "[versions]"]
     (HERE / "PROVENANCE.toml").write_text("\n".join(lines + [f'{name} = "{version}"' for name, version in versions.items()]) + "\n")
 
@@ -127,4 +178,6 @@ if __name__ == "__main__":
     oriented_pictures()
     byte_level_bpe()
     clip_bpe()
+    sentence_piece()
+    word_piece()
     provenance()

@@ -1,12 +1,19 @@
-//! Captions to text tokens: byte-level BPE trained here, any published `tokenizer.json`, or OpenAI CLIP's merges file.
+//! Captions to text tokens: byte-level BPE trained here, any published `tokenizer.json`, or the original files of CLIP, T5 and BERT.
 //!
 //! Text tokenizer = Sennrich, Haddow and Birch 2016 (arXiv:1508.07909) over bytes (Radford et al. 2019). Data flow:
 //! text -> normalised (NFC, lower case) -> words -> byte pairs merged -> `[start] tokens [end] [pad]*` of a fixed length.
 //! Every kind is held and saved as a Hugging Face `tokenizers` JSON, so a bundle needs only that one file. Verified against the
-//! `tokenizers` Python package and open_clip's `SimpleTokenizer` (`goldens/`).
+//! `tokenizers` and `sentencepiece` Python packages, transformers' BERT tokenizer and open_clip's `SimpleTokenizer` (`goldens/`).
 
+mod character_map;
 mod clip_bpe;
+mod protobuf;
+mod sentence_piece;
+mod spelled_specials;
 mod train;
+mod word_piece;
+
+pub use word_piece::LetterCase;
 
 use std::path::Path;
 
@@ -22,6 +29,8 @@ pub struct TextTokenizer {
     /// The file, byte for byte.
     json: String,
     specials: SpecialTokens,
+    /// Of unigram models: several in a row are one.
+    fused_unknown: Option<u32>,
 }
 
 /// Ids of the tokens around a text.
@@ -71,6 +80,21 @@ impl TextTokenizer {
         Self::from_tokenizer(clip_bpe::from_merges(&bytes, vocabulary_size).map_err(named)?).map_err(named)
     }
 
+    /// A SentencePiece unigram model (`spiece.model`, T5's and its kin): only an end token `</s>`, padded with `<pad>`. Models of other kinds (BPE), or with
+    /// pieces that no text can spell out exactly as SentencePiece would, are errors.
+    pub fn from_sentence_piece(path: &Path) -> Result<Self, DataError> {
+        let bytes = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+        let named = |reason: String| DataError::TextTokenizer { path: Some(path.to_path_buf()), reason };
+        Self::from_tokenizer(sentence_piece::from_model(&bytes).map_err(named)?).map_err(named)
+    }
+
+    /// BERT's WordPiece from its list of pieces (`vocab.txt`, one a line): `[CLS]` before, `[SEP]` after, padded with `[PAD]`.
+    pub fn from_word_pieces(path: &Path, letter_case: LetterCase) -> Result<Self, DataError> {
+        let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
+        let named = |reason: String| DataError::TextTokenizer { path: Some(path.to_path_buf()), reason };
+        Self::from_tokenizer(word_piece::from_vocabulary(&text, letter_case).map_err(named)?).map_err(named)
+    }
+
     /// With special tokens named by whoever knows them better than the usual names.
     pub fn with_special_tokens(mut self, specials: SpecialTokens) -> Result<Self, DataError> {
         for id in [Some(specials.pad), specials.start, Some(specials.end)].into_iter().flatten() {
@@ -100,7 +124,9 @@ impl TextTokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
         tokenizer.set_encode_special_tokens(true);
-        Ok(Self { tokenizer, json, specials })
+        spelled_specials::cut(&mut tokenizer).map_err(|error| error.to_string())?;
+        let fused_unknown = spelled_specials::fused_unknown(&tokenizer, &json)?;
+        Ok(Self { tokenizer, json, specials, fused_unknown })
     }
 
     /// `length` tokens: start, text, end, padding. A text that is too long loses its last tokens and keeps the end token.
@@ -125,7 +151,9 @@ impl TextTokenizer {
     /// The bare tokens of a text, without start, end or padding.
     pub fn text_tokens(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let encoding = self.tokenizer.encode(text, false).map_err(|error| nameless(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let mut tokens = encoding.get_ids().to_vec();
+        tokens.dedup_by(|token, before| token == before && Some(*token) == self.fused_unknown);
+        Ok(tokens)
     }
 
     /// The text of tokens, special tokens left out.

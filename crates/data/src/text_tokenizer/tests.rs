@@ -119,3 +119,136 @@ fn special_tokens_can_be_named() {
     assert_eq!(tokenizer.clone().with_special_tokens(swapped).unwrap().encode("", 3).unwrap().tokens, [1, 2, 2]);
     assert!(tokenizer.with_special_tokens(SpecialTokens { pad: 9999, ..swapped }).is_err());
 }
+
+#[test]
+fn sentence_piece_gives_the_tokens_of_sentence_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["sentence_piece", "sentence_piece_bytes"] {
+        let golden = golden(&format!("{name}.json"));
+        let tokenizer = TextTokenizer::from_sentence_piece(&golden_path(&format!("{name}.model"))).unwrap();
+        assert_eq!(tokenizer.vocabulary_size() as u64, golden["vocabulary_size"].as_u64().unwrap());
+        // T5's: no start.
+        assert_eq!(tokenizer.special_tokens(), SpecialTokens { pad: 0, start: None, end: 1 });
+        let path = folder.path().join("tokenizer.json");
+        tokenizer.save(&path).unwrap();
+        let loaded = TextTokenizer::from_file(&path).unwrap();
+        assert_eq!(loaded.sha256(), tokenizer.sha256());
+        for case in golden["encoded"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let expected = numbers(&case["tokens"]);
+            assert_eq!(tokenizer.text_tokens(text).unwrap(), expected, "{name}: {text:?}");
+            assert_eq!(loaded.text_tokens(text).unwrap(), expected, "{name}: {text:?} from the JSON");
+        }
+        let encoded = tokenizer.encode("a red fox", 12).unwrap();
+        assert_eq!((encoded.tokens[encoded.end], encoded.tokens[11], encoded.visible[encoded.end], encoded.visible[11]), (1, 0, true, false));
+        assert_eq!(tokenizer.decode(&encoded.tokens).unwrap(), "a red fox");
+    }
+}
+
+#[test]
+fn word_pieces_give_the_tokens_of_transformers() {
+    let golden = golden("word_pieces.json");
+    for (key, letter_case) in [("lower", LetterCase::Lower), ("kept", LetterCase::Kept)] {
+        let ours = TextTokenizer::from_word_pieces(&golden_path("word_pieces.txt"), letter_case).unwrap();
+        let published = TextTokenizer::from_file(&golden_path(&format!("word_pieces_{key}_tokenizer.json"))).unwrap();
+        for tokenizer in [ours, published] {
+            assert_eq!(tokenizer.vocabulary_size() as u64, golden["vocabulary_size"].as_u64().unwrap());
+            assert_eq!(tokenizer.special_tokens(), SpecialTokens { pad: 0, start: Some(2), end: 3 });
+            for case in golden[key].as_array().unwrap() {
+                let (text, expected) = (case["text"].as_str().unwrap(), numbers(&case["tokens"]));
+                let encoded = tokenizer.encode(text, 64).unwrap();
+                assert_eq!(encoded.tokens[..=encoded.end], expected, "{key}: {text:?}");
+            }
+        }
+    }
+}
+
+/// Every way to cut a model short, and many ways to damage one, end in an error or in a tokenizer that works.
+#[test]
+fn damaged_sentence_piece_models_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spiece.model");
+    let read = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        TextTokenizer::from_sentence_piece(&path)
+    };
+    let whole = std::fs::read(golden_path("sentence_piece_bytes.model")).unwrap();
+    assert!(read(&whole).is_ok());
+    for length in (0..whole.len()).step_by(41).chain(whole.len() - 3..whole.len()) {
+        if let Ok(tokenizer) = read(&whole[..length]) {
+            // The last field is the normalizer's; only what follows its last needed byte may be missing.
+            assert_eq!(
+                tokenizer.text_tokens("a red fox").unwrap(),
+                TextTokenizer::from_sentence_piece(&golden_path("sentence_piece_bytes.model")).unwrap().text_tokens("a red fox").unwrap()
+            );
+        }
+    }
+    for place in (0..whole.len()).step_by(37) {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 0xa5;
+        if let Ok(tokenizer) = read(&damaged) {
+            tokenizer.encode("a red fox \u{1f98a} </s> <0x41>", 20).unwrap();
+        }
+    }
+    let message = |bytes: &[u8]| read(bytes).unwrap_err().to_string();
+    assert!(message(b"").contains("expected pieces, found none"));
+    assert!(message(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f").contains("more bytes"));
+    assert!(message(&[0x0a; 3]).contains("more bytes"));
+    assert!(message(&[0xff; 12]).contains("longer one"));
+    let piece = |kind: u8, text: &[u8]| [&[0x0a, text.len() as u8 + 4, 0x0a, text.len() as u8], text, &[0x18, kind]].concat();
+    let ends = [0x12, 0, 0x1a, 0]; // empty trainer and normalizer specs
+    let model = |pieces: &[Vec<u8>], ends: &[u8]| [pieces.concat().as_slice(), ends].concat();
+    let least = [piece(2, b"<unk>"), piece(3, b"</s>"), piece(1, b"a")];
+    assert!(read(&model(&least, &ends)).is_ok());
+    assert!(message(&model(&least, &ends[..2])).contains("cut short"));
+    assert!(message(&model(&least[1..], &ends)).contains("exactly one piece"));
+    assert!(message(&model(&[least[0].clone(), least[2].clone()], &ends)).contains("end of a text"));
+    assert!(message(&model(&[least.concat(), least[2].clone()], &ends)).contains("`a` again"));
+    assert!(message(&model(&[least.concat(), piece(4, b"b")], &ends)).contains("user-defined"));
+    assert!(message(&model(&[least.concat(), piece(6, b"<0x00>")], &ends)).contains("byte pieces"));
+    assert!(message(&model(&[least.concat(), piece(1, b"\xff")], &ends)).contains("UTF-8"));
+    assert!(message(&model(&least, &[0x12, 2, 0x18, 2, 0x1a, 0])).contains("expected unigram, found BPE"));
+    // A character map whose trie claims more than there is, and one that leads out of itself.
+    assert!(message(&model(&least, &[0x12, 0, 0x1a, 6, 0x12, 4, 0xff, 0, 0, 0])).contains("character map"));
+    assert!(message(&model(&least, &[0x12, 0, 0x1a, 10, 0x12, 8, 4, 0, 0, 0, 0, 0xff, 0xff, 0])).contains("out of the trie"));
+}
+
+#[test]
+fn damaged_character_maps_are_refused_or_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("spiece.model");
+    let whole = std::fs::read(golden_path("sentence_piece.model")).unwrap();
+    let (mut refused, mut read) = (0, 0);
+    for place in (3000..whole.len()).step_by(7919) {
+        for change in [0x80, 0xff] {
+            let mut damaged = whole.clone();
+            damaged[place] ^= change;
+            std::fs::write(&path, &damaged).unwrap();
+            match TextTokenizer::from_sentence_piece(&path) {
+                Err(_) => refused += 1,
+                Ok(tokenizer) => {
+                    read += 1;
+                    tokenizer.encode("ＡＢＣ ½ ﬁ ™ e\u{301} かﾞ 日本の旗 \u{1f98a} a red fox\tnoto", 40).unwrap();
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && read > 0, "{refused} refused, {read} read");
+}
+
+#[test]
+fn damaged_word_pieces_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vocab.txt");
+    let whole = std::fs::read_to_string(golden_path("word_pieces.txt")).unwrap();
+    for (text, expected) in [
+        (String::new(), "`[PAD]`"),
+        (whole.replace("[SEP]\n", ""), "`[SEP]`"),
+        (format!("{whole}\n"), "empty line"),
+        (format!("{whole}[CLS]\n"), "`[CLS]` again"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let message = TextTokenizer::from_word_pieces(&path, LetterCase::Lower).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("vocab.txt"), "{message}");
+    }
+}

@@ -27,7 +27,8 @@ impl Config {
         Self { network: convolutional::Config { residual_block_count: 1, group_count: 8, ..published(32, &[1, 2, 4], &[], 4) }, latent_projections: true }
     }
 
-    /// Stable Diffusion 1.x, 2.x and SDXL, latent-diffusion's kl-f8 with 4 channels: 512x512 pictures to 64x64 latents (scale factors 0.18215 and, SDXL, 0.13025).
+    /// Stable Diffusion 1.x, 2.x and SDXL, latent-diffusion's kl-f8 with 4 channels: 512x512 pictures to 64x64 latents (their scale factors: 0.18215, SDXL's
+    /// 0.13025).
     pub fn stable_diffusion() -> Self {
         Self { network: published(128, &[1, 2, 4, 4], &[], 4), latent_projections: true }
     }

@@ -76,8 +76,8 @@ impl ClipText {
         self.encode_pooled(tokens, visible).0
     }
 
-    /// As [`ClipText::encode`], and the pooled vector [batch, pooled_channels]: the normed last state at the end token, which is the last visible one, projected
-    /// where there is a projection. At least one token of each row must be visible, and none after an invisible one.
+    /// As [`ClipText::encode`], and the pooled vector [batch, pooled_channels]: the normed last state at the end token, which is the last visible
+    /// one, projected where there is a projection. At least one token of each row must be visible, and none after an invisible one.
     pub fn encode_pooled(&self, tokens: Tensor<2, Int>, visible: Tensor<2, Bool>) -> (Tensor<3>, Tensor<2>) {
         let [batch, count] = tokens.dims();
         let [context_length, channels] = self.positions.val().dims();
