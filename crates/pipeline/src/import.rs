@@ -128,7 +128,12 @@ fn diffusers_vqgan(source: &Source, device: &Device) -> Result<ImportedPart, Pip
 fn image_tokenizer(source: &Source, path: &Path, config: &vqgan::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
     let model = Vqgan::new(config, &mut Initializer::unread(device)).map_err(|error| not_this(path, error))?;
     let model = fitted(path, model, tensors, device)?;
-    Ok(ImportedPart::ImageTokenizer(Box::new(ImageTokenizerPart { model: ImageTokenizer::Vqgan(model), image_size: source.image_size, latent_scale: None, provenance: provenance(path) })))
+    Ok(ImportedPart::ImageTokenizer(Box::new(ImageTokenizerPart {
+        model: ImageTokenizer::Vqgan(model),
+        image_size: source.image_size,
+        latent_scale: None,
+        provenance: provenance(path),
+    })))
 }
 
 fn min_dalle(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {
