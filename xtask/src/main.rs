@@ -14,7 +14,7 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(&root),
         ["where", model] => signpost::run(&root, model),
         ["check-pictures", kept, all] => check_pictures::run(Path::new(kept), Path::new(all)),
-        _ => bail!("expected `tidy`, `where MODEL` or `check-pictures KEPT.json ALL.json`, found `{}`", arguments.join(" ")),
+        _ => bail!("expected `tidy`, `where MODEL_OR_SYSTEM` or `check-pictures KEPT.json ALL.json`, found `{}`", arguments.join(" ")),
     }
 }
 

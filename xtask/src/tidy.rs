@@ -1,6 +1,6 @@
 //! The invariants of ARCHITECTURE.md, checked. A rule that is not a test is a wish.
 
-use crate::signpost::model_folders;
+use crate::signpost::{SYSTEMS, Training, model_folders};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -168,18 +168,22 @@ fn names_and_docs(root: &Path, sources: &[PathBuf], findings: &mut Vec<String>) 
     Ok(())
 }
 
-/// Every model with a loss of its own has its five places, and goldens with the script that made them.
+/// Every model has prose, and goldens with the script that made them; every one that is trained here has its recipe module and recipes.
 fn model_places(root: &Path, findings: &mut Vec<String>) -> Result<()> {
-    for folder in model_folders(root)? {
+    let folders = model_folders(root)?;
+    for folder in &folders {
         let model = folder.file_name().context("a model folder has a name")?.to_string_lossy().into_owned();
         let mut places = vec![folder.join("tests.rs"), folder.join("goldens/make.py"), root.join(format!("docs/models/{model}.md"))];
-        if folder.join("loss.rs").exists() {
-            places.push(root.join(format!("crates/train/src/recipes/{model}.rs")));
-            places.push(root.join(format!("recipes/{model}")));
+        if let Some(Training { module, recipes }) = Training::of(root, folder, &model) {
+            places.push(module);
+            places.extend(recipes);
         }
         for place in places.iter().filter(|place| !place.exists()) {
             findings.push(format!("model `{model}`: {} is missing", shown(root, place)));
         }
+    }
+    for system in SYSTEMS.iter().filter(|system| !folders.iter().any(|folder| folder.ends_with(system.network))) {
+        findings.push(format!("system `{}`: its network `{}` is no model; hint: correct SYSTEMS in xtask/src/signpost.rs", system.name, system.network));
     }
     Ok(())
 }
