@@ -35,6 +35,8 @@ use std::path::Path;
 pub const FILE_NAME: &str = "bundle.toml";
 /// The format this program writes and reads.
 pub const VERSION: u32 = 1;
+/// What [`GeneratorModel::guidance_scale`] is where no bundle says it.
+pub(crate) const DALLE_BART_GUIDANCE_SCALE: f32 = 3.0;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +226,14 @@ impl GeneratorModel {
         }
     }
 
+    /// How much the prompt counts unless a request says.
+    pub fn guidance_scale(&self) -> f32 {
+        match self {
+            Self::DalleBart(_) => DALLE_BART_GUIDANCE_SCALE,
+            Self::Diffusion(config) => config.sampling.guidance_scale,
+        }
+    }
+
     /// Entries of the text vocabulary, where the generator reads text tokens itself.
     pub fn text_vocabulary(&self) -> Option<usize> {
         match self {
@@ -392,6 +402,15 @@ impl DiffusionConfig {
         Ok(())
     }
 
+    /// Height, width and channels of what is drawn on; an image tokenizer makes its latents `factor` times smaller than pictures.
+    pub fn canvas_shape(&self, factor: usize) -> [usize; 3] {
+        let side = match self.canvas {
+            Canvas::Pixels => self.image_size,
+            Canvas::Latents => self.image_size / factor,
+        };
+        [side, side, self.network.channels()]
+    }
+
     /// The usual walk.
     pub fn plan(&self) -> Plan {
         self.plan_with(self.sampling.sampler)
@@ -536,6 +555,12 @@ impl Manifest {
         let after = [there(Part::Contrastive, self.contrastive.is_some()), there(Part::Judge, self.judge.is_some())];
         let stages = (0..self.super_resolution.len()).map(Part::SuperResolution);
         before.into_iter().flatten().chain(stages).chain(after.into_iter().flatten()).collect()
+    }
+
+    /// Height, width and channels of the noise that a diffusion network starts from (the first, in a cascade); `None` for other generators.
+    pub fn canvas(&self) -> Option<[usize; 3]> {
+        let GeneratorModel::Diffusion(config) = &self.generator.as_ref()?.model else { return None };
+        Some(config.canvas_shape(self.image_tokenizer.as_ref().map_or(1, |entry| entry.model.downsampling_factor())))
     }
 
     /// The weights, kind of network and provenance of a part.
