@@ -20,7 +20,7 @@ use crate::PipelineError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smalti_data::text_tokenizer::{SpecialTokens, TextTokenizer};
-use smalti_generation::diffusion::{Parameterization, Plan, Process, Sampler, Threshold, Variance};
+use smalti_generation::diffusion::{End, Parameterization, Plan, Process, Sampler, Spacing, Threshold, Variance};
 use smalti_models::ConfigError;
 use smalti_models::contrastive::clip;
 use smalti_models::generator::{dalle_bart, efficient_unet, unet};
@@ -301,6 +301,28 @@ pub struct SamplingDefaults {
     pub steps: usize,
     pub guidance_scale: f32,
     pub threshold: Threshold,
+    /// Which of the trained steps are walked; of variance-preserving processes.
+    #[serde(default = "trailing", skip_serializing_if = "is_trailing")]
+    pub spacing: Spacing,
+    /// Where DDIM ends, of variance-preserving processes. Every other sampler ends on the clean picture, as `diffusers` has it.
+    #[serde(default = "clean", skip_serializing_if = "is_clean")]
+    pub end: End,
+}
+
+fn trailing() -> Spacing {
+    Spacing::Trailing
+}
+
+fn is_trailing(spacing: &Spacing) -> bool {
+    *spacing == Spacing::Trailing
+}
+
+fn clean() -> End {
+    End::Clean
+}
+
+fn is_clean(end: &End) -> bool {
+    *end == End::Clean
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -409,8 +431,14 @@ impl DiffusionConfig {
 
     /// The usual walk.
     pub fn plan(&self) -> Plan {
-        let SamplingDefaults { sampler, steps, threshold, .. } = self.sampling;
-        Plan { variance: self.variance, threshold, ..Plan::new(self.process.clone(), self.parameterization, sampler, steps) }
+        self.plan_with(self.sampling.sampler)
+    }
+
+    /// The usual walk, by another sampler.
+    pub fn plan_with(&self, sampler: Sampler) -> Plan {
+        let SamplingDefaults { steps, threshold, spacing, end, .. } = self.sampling;
+        let end = if matches!(sampler, Sampler::Ddim { .. }) { end } else { End::Clean };
+        Plan { variance: self.variance, threshold, spacing, end, ..Plan::new(self.process.clone(), self.parameterization, sampler, steps) }
     }
 }
 

@@ -286,13 +286,12 @@ pub(super) fn plans(stages: &[&DiffusionConfig], canvas: [usize; 3], request: &R
 
 /// The walk of a request through one stage.
 fn plan(config: &DiffusionConfig, options: &DiffusionOptions) -> Result<Plan, PipelineError> {
-    let mut plan = config.plan();
+    let mut plan = config.plan_with(options.sampler.unwrap_or(config.sampling.sampler));
     // In a cascade, a request's steps and initial picture are the first stage's; thresholds and samplers are everyone's.
     if config.low_resolution.is_none() {
         plan.steps = options.steps.unwrap_or(plan.steps);
         plan.strength = options.initial.as_ref().map_or(1.0, |initial| initial.strength);
     }
-    plan.sampler = options.sampler.unwrap_or(plan.sampler);
     plan.threshold = options.threshold.unwrap_or(plan.threshold);
     if config.canvas == Canvas::Latents && plan.threshold != smalti_generation::diffusion::Threshold::None {
         let (expected, found) = ("none: latents have no range to be kept in".to_string(), "a threshold".to_string());
