@@ -165,7 +165,7 @@ impl Component {
         scheduler: Scheduler,
         device: &Device,
     ) -> Result<ImportedPart, PipelineError> {
-        let Self { network, config, .. } = self;
+        let Self { network, config: unet_config, .. } = self;
         let Scheduler { process, parameterization, variance, sampler, spacing, end, threshold } = scheduler;
         let steps = match (&process, sampler) {
             // Ancestral sampling is made for all the trained steps.
@@ -177,17 +177,16 @@ impl Component {
             image_size,
             canvas,
             parameterization,
-            variance: if config.learned_variance { Variance::Learned } else { variance },
+            variance: if unet_config.learned_variance { Variance::Learned } else { variance },
             process,
             text,
             classes: Vec::new(),
             low_resolution: None,
             sampling: SamplingDefaults { sampler, steps, guidance_scale, threshold, spacing, end },
-            network: NetworkConfig::Unet(config),
+            network: NetworkConfig::Unet(unet_config.clone()),
         };
         config.validate().map_err(|error| wrong(root, error.to_string()))?;
-        let NetworkConfig::Unet(unet_config) = &config.network;
-        let model = Unet::new(unet_config, &mut Initializer::unread(device)).map_err(|error| not_this(&network.path, error))?;
+        let model = Unet::new(&unet_config, &mut Initializer::unread(device)).map_err(|error| not_this(&network.path, error))?;
         let model = fitted(&network.path, model, unet::import::diffusers(network.tensors), device)?;
         let model = Generator::Diffusion(Box::new(Diffusion { network: DiffusionNetwork::Unet(model), config }));
         Ok(ImportedPart::Generator(Box::new(GeneratorPart { model, text_tokenizer: None, provenance: provenance(root) })))

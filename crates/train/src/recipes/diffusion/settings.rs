@@ -8,7 +8,7 @@ use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
 use crate::train_loop::LoopSettings;
 use serde::{Deserialize, Serialize};
 use smalti_generation::diffusion::losses::min_snr_weight;
-use smalti_generation::diffusion::{Level, Parameterization, Process, Sampler, Threshold, Variance};
+use smalti_generation::diffusion::{End, Level, Parameterization, Process, Sampler, Spacing, Threshold, Variance};
 use smalti_models::generator::unet::{self, DownsamplingPadding, TextConfig, TimeUse, time_embedding};
 use smalti_models::generator::efficient_unet;
 use smalti_pipeline::manifest::{Canvas, DiffusionConfig, LowResolutionCondition, NetworkConfig, SamplingDefaults, TextCondition};
@@ -238,7 +238,7 @@ impl DiffusionRecipe {
             text: self.conditions.text.clone(),
             classes,
             low_resolution: self.conditions.low_resolution.clone(),
-            sampling: SamplingDefaults { sampler, steps, guidance_scale, threshold },
+            sampling: SamplingDefaults { sampler, steps, guidance_scale, threshold, spacing: Spacing::Trailing, end: End::Clean },
             network: self.network(channels, text_channels, class_count),
         }
     }
