@@ -45,6 +45,11 @@ pub fn contact_sheet(pictures: &[Picture]) -> anyhow::Result<Picture> {
     assemble(pictures, &GridOptions::square(pictures.len())).context("contact sheet")
 }
 
+/// All pictures side by side.
+pub fn film_strip(pictures: &[Picture]) -> anyhow::Result<Picture> {
+    assemble(pictures, &GridOptions { column_count: pictures.len(), ..GridOptions::square(pictures.len()) }).context("film strip")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

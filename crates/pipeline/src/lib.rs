@@ -13,7 +13,7 @@ mod model_card; //         MODEL_CARD.md for bundles that bring none
 mod error; //              what can go wrong, by name
 
 pub use bundle::{Bundle, BundleFolder};
-pub use parts::{ContrastivePart, GeneratorPart, ImageTokenizerPart, TextEncoderPart};
 pub use error::PipelineError;
 pub use manifest::{Manifest, Part, Provenance};
+pub use parts::{ContrastivePart, GeneratorPart, ImageTokenizerPart, TextEncoderPart};
 pub use progress::Progress;

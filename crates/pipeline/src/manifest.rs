@@ -20,7 +20,7 @@ use crate::PipelineError;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smalti_data::text_tokenizer::{SpecialTokens, TextTokenizer};
-use smalti_generation::diffusion::{Parameterization, Plan, Process, Sampler, Threshold, Variance};
+use smalti_generation::diffusion::{End, Parameterization, Plan, Process, Sampler, Spacing, Threshold, Variance};
 use smalti_models::ConfigError;
 use smalti_models::contrastive::clip;
 use smalti_models::generator::{dalle_bart, efficient_unet, unet};
@@ -35,6 +35,8 @@ use std::path::Path;
 pub const FILE_NAME: &str = "bundle.toml";
 /// The format this program writes and reads.
 pub const VERSION: u32 = 1;
+/// What [`GeneratorModel::guidance_scale`] is where no bundle says it.
+pub(crate) const DALLE_BART_GUIDANCE_SCALE: f32 = 3.0;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +226,14 @@ impl GeneratorModel {
         }
     }
 
+    /// How much the prompt counts unless a request says.
+    pub fn guidance_scale(&self) -> f32 {
+        match self {
+            Self::DalleBart(_) => DALLE_BART_GUIDANCE_SCALE,
+            Self::Diffusion(config) => config.sampling.guidance_scale,
+        }
+    }
+
     /// Entries of the text vocabulary, where the generator reads text tokens itself.
     pub fn text_vocabulary(&self) -> Option<usize> {
         match self {
@@ -291,6 +301,28 @@ pub struct SamplingDefaults {
     pub steps: usize,
     pub guidance_scale: f32,
     pub threshold: Threshold,
+    /// Which of the trained steps are walked; of variance-preserving processes.
+    #[serde(default = "trailing", skip_serializing_if = "is_trailing")]
+    pub spacing: Spacing,
+    /// Where DDIM ends, of variance-preserving processes. Every other sampler ends on the clean picture, as `diffusers` has it.
+    #[serde(default = "clean", skip_serializing_if = "is_clean")]
+    pub end: End,
+}
+
+fn trailing() -> Spacing {
+    Spacing::Trailing
+}
+
+fn is_trailing(spacing: &Spacing) -> bool {
+    *spacing == Spacing::Trailing
+}
+
+fn clean() -> End {
+    End::Clean
+}
+
+fn is_clean(end: &End) -> bool {
+    *end == End::Clean
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -388,10 +420,25 @@ impl DiffusionConfig {
         Ok(())
     }
 
+    /// Height, width and channels of what is drawn on; an image tokenizer makes its latents `factor` times smaller than pictures.
+    pub fn canvas_shape(&self, factor: usize) -> [usize; 3] {
+        let side = match self.canvas {
+            Canvas::Pixels => self.image_size,
+            Canvas::Latents => self.image_size / factor,
+        };
+        [side, side, self.network.channels()]
+    }
+
     /// The usual walk.
     pub fn plan(&self) -> Plan {
-        let SamplingDefaults { sampler, steps, threshold, .. } = self.sampling;
-        Plan { variance: self.variance, threshold, ..Plan::new(self.process.clone(), self.parameterization, sampler, steps) }
+        self.plan_with(self.sampling.sampler)
+    }
+
+    /// The usual walk, by another sampler.
+    pub fn plan_with(&self, sampler: Sampler) -> Plan {
+        let SamplingDefaults { steps, threshold, spacing, end, .. } = self.sampling;
+        let end = if matches!(sampler, Sampler::Ddim { .. }) { end } else { End::Clean };
+        Plan { variance: self.variance, threshold, spacing, end, ..Plan::new(self.process.clone(), self.parameterization, sampler, steps) }
     }
 }
 
@@ -526,6 +573,12 @@ impl Manifest {
         let after = [there(Part::Contrastive, self.contrastive.is_some()), there(Part::Judge, self.judge.is_some())];
         let stages = (0..self.super_resolution.len()).map(Part::SuperResolution);
         before.into_iter().flatten().chain(stages).chain(after.into_iter().flatten()).collect()
+    }
+
+    /// Height, width and channels of the noise that a diffusion network starts from (the first, in a cascade); `None` for other generators.
+    pub fn canvas(&self) -> Option<[usize; 3]> {
+        let GeneratorModel::Diffusion(config) = &self.generator.as_ref()?.model else { return None };
+        Some(config.canvas_shape(self.image_tokenizer.as_ref().map_or(1, |entry| entry.model.downsampling_factor())))
     }
 
     /// The weights, kind of network and provenance of a part.

@@ -86,9 +86,7 @@ impl Job {
         let run = if resume { RunFolder::resume(&self.run, &self.recipe)? } else { RunFolder::create(&self.run)? };
         match &self.system {
             System::Vqgan(recipe) => self.start(VqganTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
-            System::AutoencoderKl(recipe) => {
-                self.start(AutoencoderKlTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)
-            }
+            System::AutoencoderKl(recipe) => self.start(AutoencoderKlTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::Diffusion(recipe) => {
                 self.start(DiffusionTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)

@@ -1,5 +1,6 @@
 //! `smalti evaluate --bundle DIR --data DIR`: how good a bundle is on held-out pictures, with the real pictures' own figures beside it.
 
+use super::sampling::SamplingFlags;
 use crate::compute::{self, Compute};
 use crate::failure::WrongUse;
 use crate::made_files::{contact_sheet, prepare_folder, write_png};
@@ -21,9 +22,10 @@ use smalti_models::perceptual::lpips::Lpips;
 use smalti_models::perceptual::vgg;
 use smalti_nn::weights::{apply, safetensors};
 use smalti_nn::{Initializer, weights::write_atomically};
+use smalti_pipeline::manifest::GeneratorModel;
 use smalti_pipeline::reconstruct::{fitted, reconstruct};
-use smalti_pipeline::text_to_image::{Request, TextToImage};
-use smalti_pipeline::{BundleFolder, ContrastivePart, ImageTokenizerPart};
+use smalti_pipeline::text_to_image::{self, Request, TextToImage};
+use smalti_pipeline::{BundleFolder, ContrastivePart, ImageTokenizerPart, Manifest};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -51,9 +53,6 @@ pub struct Flags {
     /// Decides the pictures and what is drawn at random for the figures
     #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
-    /// How much the prompt counts, as for generate
-    #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]
-    guidance_scale: f32,
     /// Inception weights for the Frechet distance, from `smalti import --as inception` [default: the judge's features]
     #[arg(long, value_name = "FILE")]
     inception: Option<PathBuf>,
@@ -66,6 +65,8 @@ pub struct Flags {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    sampling: SamplingFlags,
     #[command(flatten)]
     compute: compute::Flags,
 }
@@ -89,7 +90,7 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
         return Err(WrongUse(format!("--count: expected at least 4, from which distances can be computed, found {}", flags.count)).into());
     }
     let keep = (flags.candidates > 1).then_some(1);
-    let request = Request { count: flags.candidates, keep, seed: flags.seed, guidance_scale: flags.guidance_scale, ..Request::new("a caption") };
+    let request = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("a caption")? };
     request.validate()?;
     Ok(Job {
         compute: flags.compute.resolve()?,
@@ -136,7 +137,10 @@ pub fn run(job: Job) -> anyhow::Result<()> {
 /// Everything that is loaded once.
 struct Instruments {
     text_to_image: TextToImage,
-    image_tokenizer: ImageTokenizerPart,
+    /// Of a bundle that has one; without, nothing is reconstructed.
+    image_tokenizer: Option<ImageTokenizerPart>,
+    /// What a caption is to the generator.
+    prompts: Prompts,
     judge: ContrastivePart,
     features: FeatureNetwork,
     lpips: Option<Lpips>,
@@ -145,6 +149,9 @@ struct Instruments {
 fn evaluate(job: &Job) -> anyhow::Result<Report> {
     let bundle = BundleFolder::open(&job.bundle)?;
     let device = &job.compute.device;
+    let prompts = Prompts::of(bundle.manifest());
+    // What the bundle cannot do is said before any weights are loaded.
+    text_to_image::parts(&bundle, &Request { prompt: prompts.prompt(&job.request.prompt), ..job.request.clone() })?;
     let judge = bundle.judge(device, "measure how well pictures fit their captions")?;
     let features = match &job.inception {
         Some(path) => FeatureNetwork::Inception { network: Box::new(inception(path, device)?), name: path.display().to_string() },
@@ -152,7 +159,8 @@ fn evaluate(job: &Job) -> anyhow::Result<Report> {
     };
     let instruments = Instruments {
         text_to_image: TextToImage::load(&bundle, device)?,
-        image_tokenizer: bundle.image_tokenizer(device, "reconstruct pictures")?,
+        image_tokenizer: bundle.manifest().image_tokenizer.as_ref().map(|_| bundle.image_tokenizer(device, "reconstruct pictures")).transpose()?,
+        prompts,
         judge,
         features,
         lpips: job.lpips.as_deref().map(|path| lpips_network(path, device)).transpose()?,
@@ -162,14 +170,15 @@ fn evaluate(job: &Job) -> anyhow::Result<Report> {
 }
 
 fn evaluate_split(job: &Job, instruments: &Instruments, name: &str, dataset: &Dataset) -> anyhow::Result<SplitReport> {
-    let (real, texts) = real_pictures(dataset, job.count, instruments.image_tokenizer.image_size)?;
+    let (real, texts) = real_pictures(dataset, job.count, instruments.text_to_image.image_size())?;
     let generated = generate(job, instruments, name, &texts)?;
     if let Some(out) = &job.out {
         for (kind, pictures) in [("generated", &generated), ("real", &real)] {
             write_png(&contact_sheet(&pictures[..pictures.len().min(SHEET_COUNT)])?, &out.join(format!("{name}-{kind}.png")), &[])?;
         }
     }
-    let (reconstruction, codebook) = measure_image_tokenizer(job, instruments, name, &real)?;
+    let image_tokenizer = instruments.image_tokenizer.as_ref();
+    let (reconstruction, codebook) = image_tokenizer.map(|part| measure_image_tokenizer(job, instruments, part, name, &real)).transpose()?.unzip();
     let distinct = texts.iter().collect::<BTreeSet<_>>().len();
     let usual = MeasureOptions::default();
     let options = MeasureOptions { candidate_count: usual.candidate_count.min(distinct), seed: job.request.seed, ..usual };
@@ -190,8 +199,8 @@ fn evaluate_split(job: &Job, instruments: &Instruments, name: &str, dataset: &Da
         split: name.to_string(),
         generation: Generation::measure(evidence, options)?,
         conventions: instruments.features.conventions(format!("{} real pictures of {}", real.len(), dataset.path().display())),
-        reconstruction: Some(reconstruction),
-        codebook: Some(codebook),
+        reconstruction,
+        codebook: codebook.flatten(),
     })
 }
 
@@ -215,12 +224,43 @@ fn generate(job: &Job, instruments: &Instruments, name: &str, texts: &[String]) 
     let mut reporter = Reporter::new();
     let mut pictures = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        let request = Request { prompt: text.clone(), seed: job.request.seed.wrapping_add(index as u64), ..job.request.clone() };
+        let request = Request { prompt: instruments.prompts.prompt(text), seed: job.request.seed.wrapping_add(index as u64), ..job.request.clone() };
         let made = instruments.text_to_image.generate(&request, &mut |_| {})?;
         pictures.extend(made.pictures.into_iter().map(|made| made.picture));
         reporter.report(&format!("{name}: drawing a picture for each caption"), index + 1, texts.len());
     }
     Ok(pictures)
+}
+
+/// What a generator makes of a caption.
+enum Prompts {
+    Captions,
+    /// The class whose name the caption holds.
+    Classes(Vec<String>),
+    None,
+}
+
+impl Prompts {
+    fn of(manifest: &Manifest) -> Self {
+        match manifest.generator.as_ref().map(|entry| &entry.model) {
+            Some(GeneratorModel::Diffusion(config)) if config.text.is_none() && config.classes.is_empty() => Self::None,
+            Some(GeneratorModel::Diffusion(config)) if config.text.is_none() => Self::Classes(config.classes.clone()),
+            _ => Self::Captions,
+        }
+    }
+
+    /// Empty where the generator is to draw anything.
+    fn prompt(&self, caption: &str) -> String {
+        match self {
+            Self::Captions => caption.to_string(),
+            Self::Classes(classes) => {
+                let caption = caption.to_lowercase();
+                let held = classes.iter().filter(|class| caption.contains(&class.to_lowercase()));
+                held.max_by_key(|class| class.len()).cloned().unwrap_or_default()
+            }
+            Self::None => String::new(),
+        }
+    }
 }
 
 fn encode(judge: &ContrastivePart, texts: &[String]) -> anyhow::Result<Vec<Encoded>> {
@@ -229,13 +269,18 @@ fn encode(judge: &ContrastivePart, texts: &[String]) -> anyhow::Result<Vec<Encod
     Ok(texts.iter().map(|text| text_tokenizer.encode(text, length)).collect::<Result<_, _>>()?)
 }
 
-fn measure_image_tokenizer(job: &Job, instruments: &Instruments, name: &str, real: &[Picture]) -> anyhow::Result<(Reconstruction, CodebookUsage)> {
-    let image_tokenizer = &instruments.image_tokenizer;
+fn measure_image_tokenizer(
+    job: &Job,
+    instruments: &Instruments,
+    image_tokenizer: &ImageTokenizerPart,
+    name: &str,
+    real: &[Picture],
+) -> anyhow::Result<(Reconstruction, Option<CodebookUsage>)> {
     let mut reporter = Reporter::new();
     let stage = format!("{name}: reconstructing");
     let reconstructions = reconstruct(image_tokenizer, real, &mut |progress| reporter.report(&stage, progress.done, progress.total))?;
     let mut meter = ReconstructionMeter::default();
-    let mut counts = CodeCounts::new(image_tokenizer.model.code_count());
+    let mut counts = image_tokenizer.model.discrete().map(|model| CodeCounts::new(model.code_count()));
     for (reconstruction, original) in reconstructions.iter().zip(real) {
         let (made, original) = (reconstruction.picture.to_f32(), original.to_f32());
         let shape = PictureShape { height: reconstruction.picture.height, width: reconstruction.picture.width, channels: 3 };
@@ -243,9 +288,9 @@ fn measure_image_tokenizer(job: &Job, instruments: &Instruments, name: &str, rea
         if let Some(network) = &instruments.lpips {
             meter.add_lpips(&lpips::lpips(network, &made, &original, shape, &job.compute.device)?);
         }
-        counts.add(&reconstruction.image_tokens)?;
+        counts.iter_mut().try_for_each(|counts| counts.add(&reconstruction.image_tokens))?;
     }
-    Ok((meter.finish()?, counts.usage()?))
+    Ok((meter.finish()?, counts.map(|counts| counts.usage()).transpose()?))
 }
 
 fn inception(path: &Path, device: &Device) -> anyhow::Result<Inception> {

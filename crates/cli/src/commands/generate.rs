@@ -1,19 +1,23 @@
 //! `smalti generate "PROMPT"`: pictures of a prompt, the best kept.
 
-use crate::made_files::{contact_sheet, prepare_folder, slug, write_png};
+use super::sampling::{SamplingFlags, Settings};
+use super::start::{Start, StartFiles, StartFlags};
+use crate::made_files::{contact_sheet, film_strip, prepare_folder, slug, write_png};
 use crate::output::{grouped, print, print_json};
 use crate::preview::{self, When};
 use crate::progress::Reporter;
 use crate::{bundle_path, compute};
+use anyhow::Context;
 use serde::Serialize;
-use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, SamplingOptions, TextToImage};
+use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, TextToImage};
 use smalti_pipeline::{BundleFolder, Part};
 use std::path::PathBuf;
 
 /// Make pictures of a prompt
 #[derive(Clone, Debug, clap::Args)]
 pub struct Flags {
-    /// What to draw, such as "a red fox, noto style"
+    /// What to draw, such as "a red fox, noto style"; the name of a class, for bundles that draw classes; nothing, for those that take no prompt
+    #[arg(default_value = "", hide_default_value = true)]
     prompt: String,
     /// The bundle that draws [default: bundles/pictograms of the repository]
     #[arg(long, value_name = "DIR")]
@@ -42,44 +46,16 @@ pub struct Flags {
     #[command(flatten)]
     sampling: SamplingFlags,
     #[command(flatten)]
+    start: StartFlags,
+    #[command(flatten)]
     compute: compute::Flags,
-}
-
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Sampling")]
-pub(super) struct SamplingFlags {
-    /// How much the prompt counts: 1 as trained, more exaggerates it, 0 ignores it
-    #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]
-    guidance_scale: f32,
-    /// Less is safer, more is wilder
-    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among the K likeliest image tokens only
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Choose among the likeliest image tokens that together have probability P
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Take the likeliest image token each time
-    #[arg(long)]
-    greedy: bool,
-    /// Pictures drawn side by side; changes time and memory, never a picture
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    batch_size: usize,
-}
-
-impl SamplingFlags {
-    /// One picture of a prompt, drawn as the flags say.
-    pub(super) fn request(self, prompt: impl Into<String>) -> Request {
-        let Self { guidance_scale, temperature, top_k, top_p, greedy, batch_size } = self;
-        Request { guidance_scale, options: SamplingOptions { greedy, temperature, top_k, top_p }, batch_size, ..Request::new(prompt) }
-    }
 }
 
 #[derive(Debug)]
 pub struct Job {
     bundle: PathBuf,
     request: Request,
+    start: Start,
     out: PathBuf,
     json: bool,
     dry_run: bool,
@@ -88,11 +64,12 @@ pub struct Job {
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
-    let request = Request { count: flags.count, keep: flags.keep, seed: flags.seed, ..flags.sampling.request(flags.prompt) };
+    let mut request = Request { count: flags.count, keep: flags.keep, seed: flags.seed, ..flags.sampling.request(flags.prompt)? };
+    let start = flags.start.read_into(&mut request)?;
     request.validate()?;
     let compute = flags.compute.resolve()?;
     let Flags { out, json, dry_run, preview, .. } = flags;
-    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, out, json, dry_run, preview, compute })
+    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, start, out, json, dry_run, preview, compute })
 }
 
 impl Job {
@@ -104,8 +81,13 @@ impl Job {
 
 pub fn run(job: Job) -> anyhow::Result<()> {
     let bundle = BundleFolder::open(&job.bundle)?;
+    job.start.check(bundle.manifest(), &job.request)?;
+    // What the bundle cannot do is said before any weights are loaded.
+    let parts = text_to_image::parts(&bundle, &job.request)?;
+    let settings = Settings::of(bundle.manifest(), &job.request).context("the bundle was just seen to have a generator")?;
+    let settings = Decided { settings, files: job.start.files.clone() };
     if job.dry_run {
-        let plan = plan(&job, &bundle)?;
+        let plan = plan(&job, &bundle, parts, settings);
         return if job.json { print_json(&plan) } else { print(&plan.text()) };
     }
     prepare_folder(&job.out)?;
@@ -118,9 +100,17 @@ pub fn run(job: Job) -> anyhow::Result<()> {
         let (found, kept) = (truncation.token_count, truncation.kept_count);
         eprintln!("warning: prompt: expected at most {kept} text tokens, found {found}; only the start was read");
     }
-    let bundle_id = bundle.manifest().id();
-    let result = write(&job, &made, bundle_id)?;
+    let result = write(&job, &made, bundle.manifest().id(), settings)?;
     if job.json { print_json(&result) } else { print(&result.text()) }
+}
+
+/// What besides prompt, seed, number and bundle decides a picture.
+#[derive(Clone, Serialize)]
+struct Decided {
+    #[serde(flatten)]
+    settings: Settings,
+    #[serde(flatten)]
+    files: StartFiles,
 }
 
 /// What `--json` prints.
@@ -129,29 +119,12 @@ struct Output {
     prompt: String,
     bundle: String,
     seed: u64,
-    settings: Settings,
+    settings: Decided,
     pictures: Vec<PictureOutput>,
     contact_sheet: String,
     /// Text tokens that were read, where the prompt had more.
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated_to: Option<usize>,
-}
-
-/// What besides prompt, seed, number and bundle decides a picture.
-#[derive(Clone, Serialize)]
-struct Settings {
-    guidance_scale: f32,
-    temperature: f32,
-    top_k: Option<usize>,
-    top_p: f32,
-    greedy: bool,
-}
-
-impl Settings {
-    fn of(request: &Request) -> Self {
-        let SamplingOptions { greedy, temperature, top_k, top_p } = request.options;
-        Self { guidance_scale: request.guidance_scale, temperature, top_k, top_p, greedy }
-    }
 }
 
 #[derive(Serialize)]
@@ -161,12 +134,15 @@ struct PictureOutput {
     index: usize,
     score: Option<f32>,
     image_tokens: Vec<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    film_strip: Option<String>,
 }
 
 impl Output {
     fn text(&self) -> String {
         let score = |score: Option<f32>| score.map(|score| format!("  score {score:.4}")).unwrap_or_default();
         let mut lines: Vec<String> = self.pictures.iter().map(|picture| format!("{}{}", picture.file, score(picture.score))).collect();
+        lines.extend(self.pictures.iter().filter_map(|picture| Some(format!("{}  film strip", picture.film_strip.as_ref()?))));
         lines.push(format!("{}  contact sheet", self.contact_sheet));
         lines.join("\n")
     }
@@ -179,7 +155,7 @@ struct Plan {
     bundle: String,
     parts: Vec<PlannedPart>,
     seed: u64,
-    settings: Settings,
+    settings: Decided,
     count: usize,
     keep: usize,
     /// Of every picture; with `keep` below `count` only the best are written.
@@ -194,44 +170,38 @@ struct PlannedPart {
     parameter_count: usize,
 }
 
-fn plan(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Plan> {
+fn plan(job: &Job, bundle: &BundleFolder, parts: Vec<Part>, settings: Decided) -> Plan {
     let Request { prompt, seed, count, keep, .. } = job.request.clone();
     let manifest = bundle.manifest();
     let planned =
         |part: Part| manifest.summary(part).map(|(weights, model, _)| PlannedPart { part: part.key(), model, parameter_count: weights.parameter_count });
-    Ok(Plan {
+    Plan {
         prompt,
         bundle: manifest.id(),
-        parts: text_to_image::parts(bundle, &job.request)?.into_iter().filter_map(planned).collect(),
+        parts: parts.into_iter().filter_map(planned).collect(),
         seed,
-        settings: Settings::of(&job.request),
+        settings,
         count,
         keep: keep.unwrap_or(count),
         files: (0..count).map(|index| job.file(&index.to_string()).display().to_string()).collect(),
         contact_sheet: job.file("sheet").display().to_string(),
-    })
+    }
 }
 
 impl Plan {
     fn text(&self) -> String {
-        let Settings { guidance_scale, temperature, top_k, top_p, greedy } = &self.settings;
-        let top_k = top_k.map_or("all".to_string(), |top_k| top_k.to_string());
         let mut lines = vec![format!("prompt    {}", self.prompt), format!("bundle    {}", self.bundle)];
         lines.extend(self.parts.iter().map(|part| format!("part      {} {}, {} parameters", part.part, part.model, grouped(part.parameter_count))));
         lines.push(format!("seed      {}", self.seed));
-        lines.push(match greedy {
-            true => format!("settings  guidance_scale {guidance_scale}, greedy"),
-            false => format!("settings  guidance_scale {guidance_scale}, temperature {temperature}, top_k {top_k}, top_p {top_p}"),
-        });
+        lines.push(format!("settings  {}", self.settings.settings.text()));
         lines.push(format!("pictures  {}, of which {} are kept", self.count, self.keep));
         lines.extend(self.files.iter().chain([&self.contact_sheet]).map(|file| format!("file      {file}")));
         lines.join("\n")
     }
 }
 
-fn write(job: &Job, made: &Made, bundle_id: String) -> anyhow::Result<Output> {
+fn write(job: &Job, made: &Made, bundle_id: String, settings: Decided) -> anyhow::Result<Output> {
     let Request { prompt, seed, .. } = &job.request;
-    let settings = Settings::of(&job.request);
     let texts = vec![
         ("prompt", prompt.clone()),
         ("seed", seed.to_string()),
@@ -240,13 +210,24 @@ fn write(job: &Job, made: &Made, bundle_id: String) -> anyhow::Result<Output> {
         ("Software", concat!("smalti ", env!("CARGO_PKG_VERSION")).to_string()),
     ];
     let mut outputs = Vec::new();
-    for MadePicture { picture, index, score, image_tokens } in &made.pictures {
+    for MadePicture { picture, index, score, image_tokens, film_strip: way } in &made.pictures {
         let file = job.file(&index.to_string());
         let mut texts = texts.clone();
         texts.insert(2, ("picture", index.to_string()));
         texts.extend(score.map(|score| ("score", score.to_string())));
         write_png(picture, &file, &texts)?;
-        outputs.push(PictureOutput { file: file.display().to_string(), seed: *seed, index: *index, score: *score, image_tokens: image_tokens.clone() });
+        let steps = job.file(&format!("{index}-steps"));
+        if !way.is_empty() {
+            write_png(&film_strip(way)?, &steps, &texts)?;
+        }
+        outputs.push(PictureOutput {
+            file: file.display().to_string(),
+            seed: *seed,
+            index: *index,
+            score: *score,
+            image_tokens: image_tokens.clone(),
+            film_strip: (!way.is_empty()).then(|| steps.display().to_string()),
+        });
     }
     let pictures: Vec<_> = made.pictures.iter().map(|made| made.picture.clone()).collect();
     let sheet = contact_sheet(&pictures)?;

@@ -25,10 +25,10 @@ pub struct Flags {
     /// Folder of the bundle (of the weights file, for lpips and inception)
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The text tokenizer: tokenizer.json, or OpenAI CLIP's merges as .txt or .gz [default: tokenizer.json beside the checkpoint]
+    /// The text tokenizer: tokenizer.json, or OpenAI CLIP's merges as .txt or .gz [default: the one beside the checkpoint]
     #[arg(long, value_name = "FILE")]
     text_tokenizer: Option<PathBuf>,
-    /// Side in pixels of the pictures an image tokenizer was trained on
+    /// Side in pixels of the pictures an image tokenizer was trained on; the folder of a whole pipeline says it
     #[arg(long, value_name = "N", default_value_t = 256)]
     image_size: usize,
     /// How numbers are stored
@@ -47,6 +47,22 @@ enum Kind {
     TamingVqgan,
     /// VQModel of diffusers: a folder
     DiffusersVqgan,
+    /// AutoencoderKL of diffusers: a folder
+    DiffusersAutoencoderKl,
+    /// AutoencoderTiny of diffusers: a folder
+    DiffusersAutoencoderTiny,
+    /// TAESD and its kin as their author publishes them: a folder with the encoder's and the decoder's .pth
+    Taesd,
+    /// The text encoder of CLIP of transformers: a folder
+    HfClipText,
+    /// The encoder of T5 of transformers: a folder
+    HfT5,
+    /// BERT of transformers, such as MiniLM: a folder
+    HfBert,
+    /// A whole StableDiffusionPipeline of diffusers, 1.x or 2.x: the folder with model_index.json
+    DiffusersStableDiffusion,
+    /// A whole DDPMPipeline or DDIMPipeline of diffusers: the folder with model_index.json
+    DiffusersDdpm,
     /// DALL-E mini or mega as min-dalle publishes it: a folder with encoder.pt and decoder.pt
     MinDalle,
     /// BART of transformers: a folder
@@ -80,19 +96,27 @@ pub struct Job {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Part(Format),
+    Parts(Format),
     Lpips,
     Inception,
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let what = match flags.format {
-        Kind::TamingVqgan => What::Part(Format::TamingVqgan),
-        Kind::DiffusersVqgan => What::Part(Format::DiffusersVqgan),
-        Kind::MinDalle => What::Part(Format::MinDalle),
-        Kind::HfBart => What::Part(Format::HuggingFaceBart),
-        Kind::HfClip => What::Part(Format::HuggingFaceClip),
-        Kind::OpenaiClip => What::Part(Format::OpenAiClip),
+        Kind::TamingVqgan => What::Parts(Format::TamingVqgan),
+        Kind::DiffusersVqgan => What::Parts(Format::DiffusersVqgan),
+        Kind::DiffusersAutoencoderKl => What::Parts(Format::DiffusersAutoencoderKl),
+        Kind::DiffusersAutoencoderTiny => What::Parts(Format::DiffusersAutoencoderTiny),
+        Kind::Taesd => What::Parts(Format::Taesd),
+        Kind::HfClipText => What::Parts(Format::HuggingFaceClipText),
+        Kind::HfT5 => What::Parts(Format::HuggingFaceT5),
+        Kind::HfBert => What::Parts(Format::HuggingFaceBert),
+        Kind::DiffusersStableDiffusion => What::Parts(Format::DiffusersStableDiffusion),
+        Kind::DiffusersDdpm => What::Parts(Format::DiffusersDdpm),
+        Kind::MinDalle => What::Parts(Format::MinDalle),
+        Kind::HfBart => What::Parts(Format::HuggingFaceBart),
+        Kind::HfClip => What::Parts(Format::HuggingFaceClip),
+        Kind::OpenaiClip => What::Parts(Format::OpenAiClip),
         Kind::Lpips => What::Lpips,
         Kind::Inception => What::Inception,
     };
@@ -109,29 +133,35 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
 
 pub fn run(job: Job) -> anyhow::Result<()> {
     match job.what {
-        What::Part(format) => job.compute.run(|| import_part(&job, format)),
+        What::Parts(format) => job.compute.run(|| import_parts(&job, format)),
         What::Lpips => write_weights(&job, "lpips.safetensors", import::lpips(&job.source.path, &job.compute.device)?),
         What::Inception => write_weights(&job, "inception.safetensors", import::inception(&job.source.path, &job.compute.device)?),
     }
 }
 
-fn import_part(job: &Job, format: Format) -> anyhow::Result<()> {
+fn import_parts(job: &Job, format: Format) -> anyhow::Result<()> {
     let imported = import::import(format, &job.source, &job.compute.device)?;
-    if imported.lacks_text_tokenizer() {
-        eprintln!("warning: {}: no text tokenizer found, so this part cannot read prompts; hint: --text-tokenizer FILE", job.source.path.display());
-    }
-    let part = imported.part();
     let mut bundle = if job.out.join(manifest::FILE_NAME).is_file() {
         // The old card tells of the old parts.
         Bundle { model_card: None, ..Bundle::load(&job.out, &job.compute.device)? }
     } else {
         Bundle { name: job.name.clone(), ..Bundle::default() }
     };
-    imported.put_into(&mut bundle);
+    let mut parts = Vec::new();
+    for part in imported {
+        if part.lacks_text_tokenizer() {
+            eprintln!("warning: {}: no text tokenizer found, so this part cannot read prompts; hint: --text-tokenizer FILE", job.source.path.display());
+        }
+        parts.push(part.part());
+        part.put_into(&mut bundle);
+    }
     bundle.save(&job.out, job.storage)?;
     let bundle = BundleFolder::open(&job.out)?;
-    let (weights, kind, _) = bundle.manifest().summary(part).context("the part was just written")?;
-    print(&format!("{}: {part} {kind}, {} parameters", job.out.display(), grouped(weights.parameter_count)))
+    for part in parts {
+        let (weights, kind, _) = bundle.manifest().summary(part).context("the part was just written")?;
+        print(&format!("{}: {part} {kind}, {} parameters", job.out.display(), grouped(weights.parameter_count)))?;
+    }
+    Ok(())
 }
 
 fn write_weights(job: &Job, file: &str, tensors: NamedTensors) -> anyhow::Result<()> {

@@ -7,7 +7,9 @@ mod import;
 mod inspect;
 mod reconstruct;
 mod rerank;
+mod sampling;
 mod sheet;
+mod start;
 mod train;
 
 #[derive(Debug, clap::Subcommand)]

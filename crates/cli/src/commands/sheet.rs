@@ -1,6 +1,6 @@
 //! `smalti sheet PROMPTS.txt`: one picture for each line of a file, on one sheet; nobody chooses.
 
-use super::generate::SamplingFlags;
+use super::sampling::{SamplingFlags, Settings};
 use crate::made_files::{contact_sheet, write_png};
 use crate::output::{print, print_json};
 use crate::preview::{self, When};
@@ -9,7 +9,7 @@ use crate::{bundle_path, compute};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use smalti_pipeline::BundleFolder;
-use smalti_pipeline::text_to_image::{Request, TextToImage};
+use smalti_pipeline::text_to_image::{self, Request, TextToImage};
 use std::path::PathBuf;
 
 /// Draw one picture for each line of a file, on one sheet
@@ -56,7 +56,7 @@ pub struct Job {
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let text = std::fs::read_to_string(&flags.prompts).with_context(|| flags.prompts.display().to_string())?;
     let keep = (flags.candidates > 1).then_some(1);
-    let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("") };
+    let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("")? };
     let requests: Vec<Request> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Request { prompt: line.to_string(), ..template.clone() }).collect();
     if requests.is_empty() {
@@ -84,13 +84,14 @@ struct PictureOutput {
 
 pub fn run(job: Job) -> anyhow::Result<()> {
     let bundle = BundleFolder::open(&job.bundle)?;
+    job.requests.iter().try_for_each(|request| text_to_image::parts(&bundle, request).map(drop))?;
     let (pictures, outputs) = job.compute.run(|| draw(&job, &bundle))?;
     let sheet = contact_sheet(&pictures)?;
-    let settings = &job.requests[0];
+    let request = &job.requests[0];
     let texts = [
         ("bundle", bundle.manifest().id()),
-        ("seed", settings.seed.to_string()),
-        ("guidance scale", settings.guidance_scale.to_string()),
+        ("seed", request.seed.to_string()),
+        ("settings", serde_json::to_string(&Settings::of(bundle.manifest(), request))?),
         ("prompts", job.requests.iter().map(|request| request.prompt.as_str()).collect::<Vec<_>>().join("\n")),
     ];
     write_png(&sheet, &job.out, &texts)?;

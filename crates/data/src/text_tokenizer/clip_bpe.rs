@@ -4,6 +4,7 @@
 //! `<|endoftext|>`. Differs from the original in that broken UTF-8 is not repaired (`ftfy`) and HTML entities are not decoded: captions
 //! are cleaned where they are made, not where they are read.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
@@ -36,7 +37,21 @@ pub(super) fn from_merges(bytes: &[u8], vocabulary_size: usize) -> Result<Tokeni
     let merged = merges.iter().map(|(left, right)| format!("{left}{right}"));
     let entries: Vec<String> = singles.chain(ending).chain(merged).chain([START.to_owned(), END.to_owned()]).collect();
     // A merge may spell an entry that exists; the later number counts, as in the original's dictionary.
-    let vocabulary: Vocab = entries.into_iter().zip(0u32..).collect();
+    from_entries(entries.into_iter().zip(0u32..).collect(), merges)
+}
+
+/// The pair of files of `transformers`: `vocab.json`, an object of entries and their numbers, and `merges.txt`.
+pub(super) fn from_vocabulary(vocabulary: &[u8], merges_file: &[u8]) -> Result<Tokenizer, String> {
+    let entries: BTreeMap<String, u32> = serde_json::from_slice(vocabulary).map_err(|error| format!("expected an object of entries and their numbers: {error}"))?;
+    for special in [START, END] {
+        if !entries.contains_key(special) {
+            return Err(format!("expected an entry {special}, found none among {}", entries.len()));
+        }
+    }
+    from_entries(entries.into_iter().collect(), merges(&unpacked(merges_file)?, usize::MAX)?)
+}
+
+fn from_entries(vocabulary: Vocab, merges: Vec<(String, String)>) -> Result<Tokenizer, String> {
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
         .end_of_word_suffix(END_OF_WORD.to_owned())

@@ -95,6 +95,14 @@ impl TextTokenizer {
         Self::from_tokenizer(word_piece::from_vocabulary(&text, letter_case).map_err(named)?).map_err(named)
     }
 
+    /// CLIP's BPE as `transformers` publishes it, beside Stable Diffusion for one: `vocab.json` and `merges.txt`. Padded with 0 unless told otherwise, which the
+    /// files beside these two do.
+    pub fn from_clip_vocabulary(vocabulary: &Path, merges: &Path) -> Result<Self, DataError> {
+        let [entries, pairs] = [vocabulary, merges].map(|path| std::fs::read(path).map_err(|error| DataError::io(path, error)));
+        let named = |reason: String| DataError::TextTokenizer { path: Some(vocabulary.to_path_buf()), reason };
+        Self::from_tokenizer(clip_bpe::from_vocabulary(&entries?, &pairs?).map_err(named)?).map_err(named)
+    }
+
     /// With special tokens named by whoever knows them better than the usual names.
     pub fn with_special_tokens(mut self, specials: SpecialTokens) -> Result<Self, DataError> {
         for id in [Some(specials.pad), specials.start, Some(specials.end)].into_iter().flatten() {
@@ -159,6 +167,11 @@ impl TextTokenizer {
     /// The text of tokens, special tokens left out.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
         self.tokenizer.decode(tokens, true).map_err(|error| nameless(error.to_string()))
+    }
+
+    /// The number of an entry, special tokens included.
+    pub fn token_id(&self, entry: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(entry)
     }
 
     /// How many entries an embedding table needs: one more than the largest id.

@@ -59,6 +59,28 @@ fn clip_merges_give_the_tokens_of_open_clip() {
     assert_eq!(cut.vocabulary_size(), 520);
 }
 
+/// The two files of `transformers` say what the one of OpenAI says.
+#[test]
+fn a_vocabulary_with_merges_is_the_same_text_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let of_merges = TextTokenizer::from_clip_merges(&golden_path("clip_merges.txt.gz"), 520).unwrap();
+    let json: Value = serde_json::from_str(of_merges.json()).unwrap();
+    let [vocabulary, merges] = ["vocab.json", "merges.txt"].map(|name| folder.path().join(name));
+    std::fs::write(&vocabulary, json["model"]["vocab"].to_string()).unwrap();
+    let pair = |pair: &Value| format!("{} {}\n", pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
+    let lines: String = json["model"]["merges"].as_array().unwrap().iter().map(pair).collect();
+    std::fs::write(&merges, format!("#version: 0.2\n{lines}")).unwrap();
+    let of_two = TextTokenizer::from_clip_vocabulary(&vocabulary, &merges).unwrap();
+    assert_eq!(of_two.encode("A red fox, Noto style's", 24).unwrap(), of_merges.encode("A red fox, Noto style's", 24).unwrap());
+    assert_eq!(of_two.token_id("<|endoftext|>"), Some(519));
+
+    for content in ["", "[]", "{\"a\": -1}", "{\"a\": 0}"] {
+        std::fs::write(&vocabulary, content).unwrap();
+        let message = TextTokenizer::from_clip_vocabulary(&vocabulary, &merges).unwrap_err().to_string();
+        assert!(message.contains("vocab.json"), "{message}");
+    }
+}
+
 #[test]
 fn saved_and_loaded_is_the_same_for_every_kind() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
 //! Rectified flow (2209.03003; flow matching, 2210.02747): straight lines x = (1 - sigma) clean + sigma noise, and a network that predicts noise - clean.
 
-use serde::{Deserialize, Serialize};
 use super::{Level, SettingError};
 use crate::random::fill_normal;
 use rand_chacha::ChaCha12Rng;
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

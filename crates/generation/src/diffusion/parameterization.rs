@@ -3,9 +3,9 @@
 //! With x = alpha clean + sigma noise every published parameterization is a straight mixture of the sample and the output,
 //! clean = a x + b output, with a and b of the level alone. So guidance, which mixes outputs of the same x, is the same in all of them.
 
-use serde::{Deserialize, Serialize};
 use super::Level;
 use super::level::combine;
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,8 +3,8 @@
 //! For neighbouring steps of a variance-preserving schedule these are equations 6 and 7 of DDPM; in the general form, for any two levels of any process, they
 //! are those of Kingma et al. (2107.00630, appendix A.2).
 
-use serde::{Deserialize, Serialize};
 use super::Level;
+use serde::{Deserialize, Serialize};
 
 /// The variance of a reverse step (DDPM, section 3.2; Improved DDPM, 2102.09672, equation 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

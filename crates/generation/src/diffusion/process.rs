@@ -1,7 +1,7 @@
 //! The road from noise to picture: one of three families of levels.
 
-use serde::{Deserialize, Serialize};
 use super::{Level, Schedule, SettingError, flow, sigmas};
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

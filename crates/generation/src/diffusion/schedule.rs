@@ -2,8 +2,8 @@
 //!
 //! x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise; alpha-bar_t is the product of (1 - beta_s) over s <= t (DDPM, equations 2 and 4).
 
-use serde::{Deserialize, Serialize};
 use super::{Level, SettingError};
+use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_PI_2;
 
 /// How much noise each step adds.

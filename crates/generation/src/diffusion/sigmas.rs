@@ -1,9 +1,9 @@
 //! Variance-exploding noise as in EDM (Karras et al., 2206.00364): x = clean + sigma * noise; noise levels, training levels and loss weight of table 1.
 
-use serde::{Deserialize, Serialize};
 use super::{Level, SettingError};
 use crate::random::fill_normal;
 use rand_chacha::ChaCha12Rng;
+use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,7 +1,7 @@
 //! Thresholding of the predicted clean picture, which strong guidance drives out of [-1, 1] (Imagen, 2205.11487, section 2.3).
 
-use serde::{Deserialize, Serialize};
 use super::SettingError;
+use serde::{Deserialize, Serialize};
 
 /// What happens at each step to a predicted clean picture. Its range must be [-1, 1]: latents are not thresholded.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,9 +1,11 @@
 //! Which of the trained steps a short walk takes (2305.08891, table 2).
 
+use serde::{Deserialize, Serialize};
 use super::{Level, Schedule, SettingError, sigmas};
 
 /// How the steps of a walk are spread over the trained ones. Variance-preserving processes only; the others have their own levels.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Spacing {
     /// Even, with the first and the last trained step.
     Linspace,
@@ -17,7 +19,8 @@ pub enum Spacing {
 }
 
 /// Where a walk over a table ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// On the clean picture.
     Clean,

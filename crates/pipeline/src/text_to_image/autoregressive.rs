@@ -1,6 +1,7 @@
 //! Text tokens -> image tokens, one after the other -> pixels (DALL-E mini).
 
 use super::{Request, Truncation};
+use crate::manifest::DALLE_BART_GUIDANCE_SCALE;
 use crate::progress::{Progress, Stage};
 use crate::rerank::no_text_tokenizer;
 use crate::{ImageTokenizerPart, Part, PipelineError, reconstruct};
@@ -14,8 +15,6 @@ use std::ops::Range;
 
 /// Pictures decoded at once.
 const DECODE_BATCH_SIZE: usize = 8;
-/// How much the prompt counts unless the request says.
-const GUIDANCE_SCALE: f32 = 3.0;
 
 /// An image tokenizer with a codebook and a generator of its codes.
 #[derive(Clone, Debug)]
@@ -50,18 +49,8 @@ impl Autoregressive {
     }
 
     /// Pictures and their image tokens.
-    pub fn draw(
-        &self,
-        request: &Request,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<(Vec<Picture>, Vec<Vec<u32>>, Option<Truncation>), PipelineError> {
-        if let Some(key) = request.diffusion.first_set() {
-            let expected = "nothing: this bundle draws image tokens one after the other".to_string();
-            return Err(PipelineError::Request { key, expected, found: "a value".to_string(), hint: Some("this option is for bundles with a diffusion network") });
-        }
-        if request.prompt.trim().is_empty() {
-            return Err(PipelineError::EmptyPrompt);
-        }
+    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<(Vec<Picture>, Vec<Vec<u32>>, Option<Truncation>), PipelineError> {
+        check(request)?;
         let (prompt, truncated) = self.encode(&request.prompt)?;
         let image_tokens = self.draw_tokens(request, &prompt, progress)?;
         let pictures = self.decode(&image_tokens, progress)?;
@@ -78,7 +67,7 @@ impl Autoregressive {
 
     /// Image tokens of all pictures, batch by batch. The prompt is encoded once.
     fn draw_tokens(&self, request: &Request, prompt: &Encoded, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<u32>>, PipelineError> {
-        let guidance_scale = request.guidance_scale.unwrap_or(GUIDANCE_SCALE);
+        let guidance_scale = request.guidance_scale.unwrap_or(DALLE_BART_GUIDANCE_SCALE);
         let (null, _) = self.encode("")?;
         let null = (guidance_scale != 1.0).then_some(&null);
         let mut candidates = Candidates::new(&self.generator, caption(prompt), null.map(caption), request.count.min(request.batch_size))?;
@@ -124,6 +113,15 @@ impl Autoregressive {
         }
         Ok(pictures)
     }
+}
+
+/// Whether such a generator can draw a request at all; looks at no weights.
+pub(super) fn check(request: &Request) -> Result<(), PipelineError> {
+    if let Some(key) = request.diffusion.first_set() {
+        let expected = "nothing: this bundle draws image tokens one after the other".to_string();
+        return Err(PipelineError::Request { key, expected, found: "a value".to_string(), hint: Some("this option is for bundles with a diffusion network") });
+    }
+    if request.prompt.trim().is_empty() { Err(PipelineError::EmptyPrompt) } else { Ok(()) }
 }
 
 fn caption(encoded: &Encoded) -> Caption<'_> {

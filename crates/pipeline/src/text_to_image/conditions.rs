@@ -8,11 +8,7 @@ use burn::tensor::{Bool, Int, Tensor, TensorData};
 use smalti_models::generator::conditions::{Conditions, Text};
 
 /// The states of captions, and the first caption that did not fit.
-pub fn text_states<S: AsRef<str>>(
-    encoder: &TextEncoderPart,
-    condition: &TextCondition,
-    captions: &[S],
-) -> Result<(Text, Option<Truncation>), PipelineError> {
+pub fn text_states<S: AsRef<str>>(encoder: &TextEncoderPart, condition: &TextCondition, captions: &[S]) -> Result<(Text, Option<Truncation>), PipelineError> {
     let part = Part::TextEncoder;
     let text_tokenizer = encoder.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(part))?;
     let (mut tokens, mut visible, mut truncated) = (Vec::new(), Vec::new(), None);
@@ -51,29 +47,16 @@ impl Rows {
         prompt: &str,
         negative: Option<&str>,
     ) -> Result<(Self, Option<Truncation>), PipelineError> {
-        let prompt = prompt.trim();
-        if let (Some(condition), Some(encoder)) = (&config.text, encoder) {
-            if prompt.is_empty() {
-                return Err(PipelineError::EmptyPrompt);
+        Ok(match (Meaning::of(config, prompt, negative)?, &config.text, encoder) {
+            (Meaning::Caption(prompt), Some(condition), Some(encoder)) => {
+                let (text, truncated) = text_states(encoder, condition, &[prompt])?;
+                let (null, _) = text_states(encoder, condition, &[negative.unwrap_or("")])?;
+                (Self { prompt: Row::Text(text), null: Row::Text(null) }, truncated)
             }
-            let (text, truncated) = text_states(encoder, condition, &[prompt])?;
-            let (null, _) = text_states(encoder, condition, &[negative.unwrap_or("")])?;
-            return Ok((Self { prompt: Row::Text(text), null: Row::Text(null) }, truncated));
-        }
-        if negative.is_some() {
-            let (expected, found) = ("nothing: this bundle's generator reads no text".to_string(), "a caption".to_string());
-            return Err(PipelineError::Request { key: "negative", expected, found, hint: None });
-        }
-        if !config.classes.is_empty() {
-            let null = Row::Class(config.classes.len() as i64);
-            let prompt = if prompt.is_empty() { null.clone() } else { Row::Class(class_number(&config.classes, prompt)?) };
-            return Ok((Self { prompt, null }, None));
-        }
-        if !prompt.is_empty() {
-            let (expected, found) = ("nothing: this bundle's generator takes no condition".to_string(), format!("\"{prompt}\""));
-            return Err(PipelineError::Request { key: "prompt", expected, found, hint: Some("leave the prompt out") });
-        }
-        Ok((Self { prompt: Row::Nothing, null: Row::Nothing }, None))
+            (Meaning::Class(number), ..) => (Self { prompt: Row::Class(number), null: Row::Class(config.classes.len() as i64) }, None),
+            // A caption is only meant where there is a text encoder, which was made sure of when the parts were put together.
+            _ => (Self { prompt: Row::Nothing, null: Row::Nothing }, None),
+        })
     }
 
     /// Whether guidance can change anything.
@@ -102,6 +85,37 @@ impl Rows {
                 Conditions::text(Tensor::cat(states, 0), visible.map(|visible| Tensor::cat(visible, 0)))
             }
         }
+    }
+}
+
+/// What a prompt is to a generator.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Meaning<'a> {
+    Caption(&'a str),
+    /// The number of a class, of "no class" where there is no prompt.
+    Class(i64),
+    Nothing,
+}
+
+impl<'a> Meaning<'a> {
+    /// Refuses what a generator cannot be told; looks at no weights.
+    pub fn of(config: &DiffusionConfig, prompt: &'a str, negative: Option<&str>) -> Result<Self, PipelineError> {
+        let prompt = prompt.trim();
+        if config.text.is_some() {
+            return if prompt.is_empty() { Err(PipelineError::EmptyPrompt) } else { Ok(Self::Caption(prompt)) };
+        }
+        if negative.is_some() {
+            let (expected, found) = ("nothing: this bundle's generator reads no text".to_string(), "a caption".to_string());
+            return Err(PipelineError::Request { key: "negative", expected, found, hint: None });
+        }
+        if !config.classes.is_empty() {
+            return Ok(Self::Class(if prompt.is_empty() { config.classes.len() as i64 } else { class_number(&config.classes, prompt)? }));
+        }
+        if prompt.is_empty() {
+            return Ok(Self::Nothing);
+        }
+        let (expected, found) = ("nothing: this bundle's generator takes no condition".to_string(), format!("\"{prompt}\""));
+        Err(PipelineError::Request { key: "prompt", expected, found, hint: Some("leave the prompt out") })
     }
 }
 

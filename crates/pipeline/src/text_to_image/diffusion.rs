@@ -1,7 +1,7 @@
 //! Noise becomes latents or pixels, step by step; in a cascade each stage enlarges what the one before made (Imagen), with latents an image tokenizer decodes
 //! them at the end (latent diffusion).
 
-use super::conditions::Rows;
+use super::conditions::{Meaning, Rows};
 use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
 use super::{Truncation, absent};
 use crate::manifest::{Canvas, DiffusionConfig};
@@ -75,15 +75,9 @@ impl DiffusionSystem {
     }
 
     pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<(Vec<Drawn>, Option<Truncation>), PipelineError> {
-        if request.options != SamplingOptions::default() {
-            let expected = "nothing: this bundle's generator is a diffusion network".to_string();
-            let hint = Some("temperature, top_k, top_p and greedy are for bundles that draw image tokens one after the other");
-            return Err(PipelineError::Request { key: "temperature", expected, found: "a value".to_string(), hint });
-        }
-        let options = &request.diffusion;
-        let plans = self.stages.iter().map(|stage| plan(&stage.config, options)).collect::<Result<Vec<_>, _>>()?;
-        self.check_noise(request)?;
-        let (rows, truncated) = Rows::new(&self.stages[0].config, self.text_encoder.as_ref(), &request.prompt, options.negative.as_deref())?;
+        let configs: Vec<&DiffusionConfig> = self.stages.iter().map(|stage| &stage.config).collect();
+        let plans = plans(&configs, self.canvas(configs[0]), request)?;
+        let (rows, truncated) = Rows::new(configs[0], self.text_encoder.as_ref(), &request.prompt, request.diffusion.negative.as_deref())?;
         let step_count: usize = plans.iter().map(Plan::steps_walked).sum();
         let mut made = Vec::with_capacity(request.count);
         for start in (0..request.count).step_by(request.batch_size) {
@@ -132,10 +126,9 @@ impl DiffusionSystem {
             let noisy = Tensor::<4>::from_data(TensorData::new(input.repeat(copies), [copies * count, shape[0], shape[1], shape[2]]), &device);
             let timesteps = Tensor::<1>::from_data(vec![level.timestep as f32; copies * count].as_slice(), &device);
             let mut conditions = batch.rows.conditions(count, guided, &device);
-            conditions.low_resolution = low_resolution.as_ref().map(|low| LowResolution {
-                picture: low.picture.clone().repeat_dim(0, copies),
-                noise_level: low.noise_level.clone().repeat_dim(0, copies),
-            });
+            conditions.low_resolution = low_resolution
+                .as_ref()
+                .map(|low| LowResolution { picture: low.picture.clone().repeat_dim(0, copies), noise_level: low.noise_level.clone().repeat_dim(0, copies) });
             let output = rows(stage.network.forward(noisy, timesteps, conditions), shape[2]);
             if !guided {
                 return Ok::<_, Infallible>(output);
@@ -173,22 +166,7 @@ impl DiffusionSystem {
 
     /// Height, width and channels of what a stage draws on.
     fn canvas(&self, config: &DiffusionConfig) -> [usize; 3] {
-        let factor = match (&self.image_tokenizer, config.canvas) {
-            (Some(image_tokenizer), Canvas::Latents) => image_tokenizer.model.downsampling_factor(),
-            _ => 1,
-        };
-        [config.image_size / factor, config.image_size / factor, config.network.channels()]
-    }
-
-    fn check_noise(&self, request: &Request) -> Result<(), PipelineError> {
-        let Some(noise) = &request.diffusion.noise else { return Ok(()) };
-        let [height, width, channels] = self.canvas(&self.stages[0].config);
-        if noise.len() == request.count * height * width * channels {
-            return Ok(());
-        }
-        let expected = format!("{} pictures of {channels} channels and {height}x{width}", request.count);
-        let hint = Some("a tensor [count, channels, height, width] of the first stage's canvas");
-        Err(PipelineError::Request { key: "noise", expected, found: format!("{} numbers", noise.len()), hint })
+        config.canvas_shape(self.image_tokenizer.as_ref().map_or(1, |image_tokenizer| image_tokenizer.model.downsampling_factor()))
     }
 
     /// The pictures of the stage below, enlarged, with noise on them as the stage was trained to see it.
@@ -277,15 +255,43 @@ fn latent_scale(image_tokenizer: &ImageTokenizerPart) -> Result<f32, PipelineErr
     image_tokenizer.latent_scale.ok_or_else(|| absent(Part::ImageTokenizer, "a latent scale, measured on data, which a generator of latents needs"))
 }
 
-/// The walk of a request.
+/// The walks of a request, one for each stage; refuses what they cannot draw, and looks at no weights. `canvas` is the first stage's.
+pub(super) fn plans(stages: &[&DiffusionConfig], canvas: [usize; 3], request: &Request) -> Result<Vec<Plan>, PipelineError> {
+    let options = &request.diffusion;
+    let wrong = |key, expected: String, found: String, hint| Err(PipelineError::Request { key, expected, found, hint });
+    if request.options != SamplingOptions::default() {
+        let hint = Some("temperature, top_k, top_p and greedy are for bundles that draw image tokens one after the other");
+        return wrong("temperature", "nothing: this bundle's generator is a diffusion network".to_string(), "a value".to_string(), hint);
+    }
+    let meaning = Meaning::of(stages[0], &request.prompt, options.negative.as_deref())?;
+    if let (Meaning::Nothing, Some(scale)) = (meaning, request.guidance_scale.filter(|&scale| scale != 1.0)) {
+        return wrong("guidance_scale", "nothing: this bundle's generator takes no condition".to_string(), scale.to_string(), None);
+    }
+    if let (Some(augmentation), 1) = (options.augmentation, stages.len()) {
+        return wrong("augmentation", "nothing: this bundle has one stage, which enlarges nothing".to_string(), augmentation.to_string(), None);
+    }
+    if let Some(noise) = &options.noise {
+        let [height, width, channels] = canvas;
+        if noise.len() != request.count * height * width * channels {
+            let expected = format!("{} pictures of {channels} channels and {height}x{width}", request.count);
+            let hint = Some("a tensor [count, channels, height, width] of the first stage's canvas");
+            return wrong("noise", expected, format!("{} numbers", noise.len()), hint);
+        }
+        if let Some(value) = noise.iter().find(|value| !value.is_finite()) {
+            return wrong("noise", "finite numbers".to_string(), value.to_string(), None);
+        }
+    }
+    stages.iter().map(|stage| plan(stage, options)).collect()
+}
+
+/// The walk of a request through one stage.
 fn plan(config: &DiffusionConfig, options: &DiffusionOptions) -> Result<Plan, PipelineError> {
-    let mut plan = config.plan();
+    let mut plan = config.plan_with(options.sampler.unwrap_or(config.sampling.sampler));
     // In a cascade, a request's steps and initial picture are the first stage's; thresholds and samplers are everyone's.
     if config.low_resolution.is_none() {
         plan.steps = options.steps.unwrap_or(plan.steps);
         plan.strength = options.initial.as_ref().map_or(1.0, |initial| initial.strength);
     }
-    plan.sampler = options.sampler.unwrap_or(plan.sampler);
     plan.threshold = options.threshold.unwrap_or(plan.threshold);
     if config.canvas == Canvas::Latents && plan.threshold != smalti_generation::diffusion::Threshold::None {
         let (expected, found) = ("none: latents have no range to be kept in".to_string(), "a threshold".to_string());

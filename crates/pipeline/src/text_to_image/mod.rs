@@ -13,7 +13,7 @@ pub use conditions::text_states;
 pub use diffusion::{ENLARGING, augmentation_level};
 pub use request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
 
-use crate::manifest::{Canvas, GeneratorModel};
+use crate::manifest::{Canvas, DiffusionConfig, GeneratorModel};
 use crate::parts::Generator;
 use crate::progress::Progress;
 use crate::rerank::no_text_tokenizer;
@@ -90,9 +90,20 @@ pub fn parts(bundle: &BundleFolder, request: &Request) -> Result<Vec<Part>, Pipe
     match &manifest.contrastive {
         Some(contrastive) if contrastive.text_tokenizer.is_none() => return Err(no_text_tokenizer(Part::Contrastive)),
         Some(_) => parts.push(Part::Contrastive),
-        None if request.keep.is_some() => return Err(nothing_to_rank_by()),
         None => {}
     }
+    match (&generator.model, manifest.canvas()) {
+        (GeneratorModel::Diffusion(first), Some(canvas)) => {
+            let further = manifest.super_resolution.iter().filter_map(|entry| match &entry.model {
+                GeneratorModel::Diffusion(config) => Some(&**config),
+                GeneratorModel::DalleBart(_) => None,
+            });
+            let stages: Vec<&DiffusionConfig> = std::iter::once(&**first).chain(further).collect();
+            diffusion::plans(&stages, canvas, request)?;
+        }
+        _ => autoregressive::check(request)?,
+    }
+    check_keep(request, manifest.contrastive.is_some())?;
     Ok(parts)
 }
 
@@ -111,9 +122,15 @@ impl Needs {
     }
 }
 
-fn nothing_to_rank_by() -> PipelineError {
-    let (expected, found) = ("a bundle with a `contrastive` part to rank by".to_string(), "none".to_string());
-    PipelineError::Request { key: "keep", expected, found, hint: Some("leave --keep out to keep every picture") }
+/// The best can only be kept where there is something to rank by: a network, and a prompt.
+fn check_keep(request: &Request, ranks: bool) -> Result<(), PipelineError> {
+    let expected = match request.keep {
+        Some(_) if !ranks => "a bundle with a `contrastive` part to rank by",
+        Some(_) if request.prompt.trim().is_empty() => "a prompt to rank by",
+        _ => return Ok(()),
+    };
+    let hint = Some("leave --keep out to keep every picture");
+    Err(PipelineError::Request { key: "keep", expected: expected.to_string(), found: "none".to_string(), hint })
 }
 
 /// The parts that make pictures; which are needed depends on the generator.
@@ -170,9 +187,7 @@ impl TextToImage {
     /// Makes the pictures of a request. `progress` is called after each step of each batch, and while decoding and ranking.
     pub fn generate(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
         request.validate()?;
-        if request.keep.is_some() && !self.ranks() {
-            return Err(nothing_to_rank_by());
-        }
+        check_keep(request, self.ranks())?;
         let mut truncated = None;
         let mut made: Vec<MadePicture> = match &self.system {
             System::Autoregressive(system) => {

@@ -12,8 +12,8 @@ pub mod heun;
 pub mod latent_consistency;
 pub mod unipc;
 
-use serde::{Deserialize, Serialize};
 use super::{Level, Process, SettingError, Variance};
+use serde::{Deserialize, Serialize};
 
 /// The closed set of walks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

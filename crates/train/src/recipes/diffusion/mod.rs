@@ -64,8 +64,11 @@ impl DiffusionTraining {
         recipe.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
         let captions = if recipe.conditions.text.is_some() { CaptionRule::Required } else { CaptionRule::Optional };
         let pictures = Pictures::open(&recipe.data, captions)?;
-        let text_encoder = recipe.text_encoder.as_deref().map(|path| text::load(path, device)).transpose()?;
         let below = recipe.stage_below.as_deref().map(|path| stage_below(path, recipe, device)).transpose()?;
+        let text_encoder = match &below {
+            Some(below) => below.text_encoder.clone().filter(|_| recipe.conditions.text.is_some()),
+            None => recipe.text_encoder.as_deref().map(|path| text::load(path, device)).transpose()?,
+        };
         let ranking = |path: &Option<PathBuf>, purpose| path.as_ref().map(|path| BundleFolder::open(path)?.contrastive(device, purpose)).transpose();
         let contrastive = ranking(&recipe.contrastive, "rank pictures")?;
         let judge = ranking(&recipe.judge, "judge pictures")?;

@@ -8,7 +8,7 @@ use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
 use crate::train_loop::LoopSettings;
 use serde::{Deserialize, Serialize};
 use smalti_generation::diffusion::losses::min_snr_weight;
-use smalti_generation::diffusion::{Level, Parameterization, Process, Sampler, Threshold, Variance};
+use smalti_generation::diffusion::{End, Level, Parameterization, Process, Sampler, Spacing, Threshold, Variance};
 use smalti_models::generator::unet::{self, DownsamplingPadding, TextConfig, TimeUse, time_embedding};
 use smalti_models::generator::efficient_unet;
 use smalti_pipeline::manifest::{Canvas, DiffusionConfig, LowResolutionCondition, NetworkConfig, SamplingDefaults, TextCondition};
@@ -23,7 +23,8 @@ pub struct DiffusionRecipe {
     pub name: String,
     /// The bundle with the frozen image tokenizer whose latents are drawn; without one pixels are.
     pub image_tokenizer: Option<PathBuf>,
-    /// The bundle with the frozen text encoder; a bundle without one lends the text tower of its contrastive part.
+    /// The bundle with the frozen text encoder; a bundle without one lends the text tower of its contrastive part. A stage of a cascade reads by the encoder
+    /// of the stage below.
     pub text_encoder: Option<PathBuf>,
     /// A cascade: the bundle whose pictures this network enlarges. The exported bundle is that one with this stage on top.
     pub stage_below: Option<PathBuf>,
@@ -164,9 +165,10 @@ impl DiffusionRecipe {
         self.data.validate(file)?;
         let needs = |key: &str, other: &str| Err(file.reject(key, format!("expected `{other}` beside it, found none")));
         let ConditionSettings { text, class_field, low_resolution, drop_rate } = &self.conditions;
-        match (text, &self.text_encoder) {
-            (Some(_), None) => return needs("conditions.text", "text_encoder"),
-            (None, Some(_)) => return needs("text_encoder", "conditions.text"),
+        match (text, &self.text_encoder, &self.stage_below) {
+            (Some(_), None, None) => return needs("conditions.text", "text_encoder"),
+            (None, Some(_), _) => return needs("text_encoder", "conditions.text"),
+            (_, Some(_), Some(_)) => return Err(file.reject("text_encoder", "expected none: a stage reads text by the encoder of its `stage_below`")),
             _ => {}
         }
         match (low_resolution, &self.stage_below) {
@@ -236,7 +238,7 @@ impl DiffusionRecipe {
             text: self.conditions.text.clone(),
             classes,
             low_resolution: self.conditions.low_resolution.clone(),
-            sampling: SamplingDefaults { sampler, steps, guidance_scale, threshold },
+            sampling: SamplingDefaults { sampler, steps, guidance_scale, threshold, spacing: Spacing::Trailing, end: End::Clean },
             network: self.network(channels, text_channels, class_count),
         }
     }
