@@ -159,7 +159,12 @@ fn every_sampler_draws() {
     ];
     let pictures: Vec<Picture> =
         samplers.map(|sampler| first(&system, &with("red", DiffusionOptions { sampler: Some(sampler), ..DiffusionOptions::default() }))).to_vec();
-    assert!((1..pictures.len()).all(|index| !pictures[..index].contains(&pictures[index])), "no two walks end alike");
+    for (index, picture) in pictures.iter().enumerate() {
+        let alike = (0..index).filter(|&other| pictures[other] == *picture).map(|other| (samplers[other], samplers[index]));
+        // Where variance is preserved, Euler to below the level and fresh noise up to it is DDPM's own step: same mean, same variance.
+        let alike: Vec<_> = alike.filter(|pair| *pair != (Sampler::Ddpm, Sampler::EulerAncestral)).collect();
+        assert!(alike.is_empty(), "no two walks end alike: {alike:?}");
+    }
 }
 
 #[test]
