@@ -61,7 +61,7 @@ struct DiffusionFlags {
     #[arg(long, value_name = "TEXT")]
     negative: Option<String>,
     /// What keeps the picture predicted at each step within its range [default: the bundle's]
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "HOW", value_enum)]
     threshold: Option<ThresholdName>,
     /// Of the values of one picture, for --threshold dynamic: what lies above is brought back into the range [default: 0.995]
     #[arg(long, value_name = "P", requires = "threshold", allow_negative_numbers = true)]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const STRENGTH: f64 = 0.8;
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Starting from a picture (bundles with a diffusion network)")]
+#[command(next_help_heading = "Start and film strip of bundles with a diffusion network")]
 pub(super) struct StartFlags {
     /// A picture to start from; its middle square is resized
     #[arg(long, value_name = "FILE")]
