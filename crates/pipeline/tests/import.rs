@@ -189,7 +189,11 @@ fn copied(name: &str) -> tempfile::TempDir {
         fs::create_dir_all(to).unwrap();
         for entry in fs::read_dir(from).unwrap() {
             let (from, to) = { let entry = entry.unwrap(); (entry.path(), to.join(entry.file_name())) };
-            if from.is_dir() { copy(&from, &to) } else { drop(fs::copy(from, to).unwrap()) }
+            if from.is_dir() {
+                copy(&from, &to);
+            } else {
+                fs::copy(from, to).unwrap();
+            }
         }
     }
     let folder = tempfile::tempdir().unwrap();
@@ -219,12 +223,12 @@ fn damaged_folders_are_named() {
         ("no scheduler", |root| fs::remove_file(root.join("scheduler/scheduler_config.json")).unwrap(), "scheduler_config.json"),
         ("a U-Net of another class", |root| edit(root.join("unet/config.json"), "UNet2DConditionModel", "UNetMotionModel"), "found `UNetMotionModel`"),
         ("an autoencoder of another class", |root| edit(root.join("vae/config.json"), "AutoencoderKL", "VQModel"), "VQModel"),
-        ("a key of another time", |root| edit(root.join("unet/config.json"), "\"act_fn\"", "\"surprise\": 1, \"act_fn\""), "surprise: expected no such key"),
-        ("an inpainting network", |root| edit(root.join("unet/config.json"), "\"in_channels\": 4", "\"in_channels\": 9"), "in_channels: expected 4, as the latents have"),
-        ("shifted latents", |root| edit(root.join("vae/config.json"), "\"shift_factor\": null", "\"shift_factor\": 0.1"), "shift_factor: expected 0 or none"),
-        ("another schedule", |root| edit(root.join("scheduler/scheduler_config.json"), "scaled_linear", "sigmoid"), "beta_schedule: expected `linear`"),
+        ("a key of another time", |root| edit(root.join("unet/config.json"), "\"act_fn\"", "\"surprise\": 1, \"act_fn\""), "surprise`: expected no such key"),
+        ("an inpainting network", |root| edit(root.join("unet/config.json"), "\"in_channels\": 4", "\"in_channels\": 9"), "in_channels`: expected 4, as the latents have"),
+        ("shifted latents", |root| edit(root.join("vae/config.json"), "\"shift_factor\": null", "\"shift_factor\": 0.1"), "shift_factor`: expected 0 or none"),
+        ("another schedule", |root| edit(root.join("scheduler/scheduler_config.json"), "scaled_linear", "sigmoid"), "beta_schedule`: expected `linear`"),
         ("no side", |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": null"), "sample_size: expected the side of a square, found null"),
-        ("a huge side", |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": 9223372036854775807"), "image_size: expected 1 to 16384"),
+        ("a huge side", |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": 9223372036854775807"), "image_size`: expected 1 to 16384"),
         ("a padding token that is none", |root| edit(root.join("tokenizer/tokenizer_config.json"), "\"pad_token\": \"<|end", "\"pad_token\": \"<|no"), "pad_token: expected an entry"),
     ];
     for (what, damage, expected) in damages {
@@ -234,7 +238,7 @@ fn damaged_folders_are_named() {
         assert!(error.contains(expected), "{what}: {error}");
     }
     let error = parts(Format::DiffusersDdpm, &Path::new(GOLDENS).join("stable_diffusion_1")).unwrap_err().to_string();
-    assert!(error.contains("_class_name: expected `DDPMPipeline` or `DDIMPipeline`, found `StableDiffusionPipeline`"), "{error}");
+    assert!(error.contains("_class_name`: expected `DDPMPipeline` or `DDIMPipeline`, found `StableDiffusionPipeline`"), "{error}");
 }
 
 #[test]

@@ -245,15 +245,15 @@ mod tests {
 
     #[test]
     fn what_is_not_implemented_is_named() {
-        wrong(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#, "_class_name: expected a scheduler of DDPM");
+        wrong(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#, "`_class_name`: expected a scheduler of DDPM");
         wrong("{}", "_class_name");
-        wrong(r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#, "beta_schedule: expected `linear`");
-        wrong(r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow_prediction"}"#, "prediction_type: expected `epsilon`");
-        wrong(r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1]}"#, "trained_betas: expected null, found [0.1]");
-        wrong(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "solver_order: expected 2, found 3");
-        wrong(r#"{"_class_name": "DDIMScheduler", "clip_sample_range": 2.0}"#, "clip_sample_range: expected 1");
-        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1}"#, "train_steps: expected at least 2");
-        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": -3}"#, "num_train_timesteps: expected another kind of value");
-        wrong(r#"{"_class_name": "DDIMScheduler", "surprise": 1}"#, "surprise: expected no such key, found 1");
+        wrong(r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#, "`beta_schedule`: expected `linear`");
+        wrong(r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow_prediction"}"#, "`prediction_type`: expected `epsilon`");
+        wrong(r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1]}"#, "`trained_betas`: expected null, found [0.1]");
+        wrong(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "`solver_order`: expected 2, found 3");
+        wrong(r#"{"_class_name": "DDIMScheduler", "clip_sample_range": 2.0}"#, "`clip_sample_range`: expected 1");
+        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1}"#, "`train_steps`: expected at least 2");
+        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": -3}"#, "`num_train_timesteps`: expected another kind of value");
+        wrong(r#"{"_class_name": "DDIMScheduler", "surprise": 1}"#, "`surprise`: expected no such key, found 1");
     }
 }
