@@ -3,8 +3,8 @@
 //! [`BundleFolder`] is a bundle on disk, of which parts are loaded as they are needed; [`Bundle`] is one in memory, to be saved.
 
 use crate::manifest::{
-    self, Canvas, ContrastiveEntry, ContrastiveModel, DiffusionConfig, FILE_NAME, GeneratorEntry, GeneratorModel, ImageTokenizerEntry, Manifest, Part,
-    TextEncoderEntry, TextTokenizerFile, VERSION, WeightsFile,
+    self, Canvas, ContrastiveEntry, ContrastiveModel, DiffusionConfig, FILE_NAME, GeneratorEntry, GeneratorModel, ImageTokenizerEntry, ImageTokenizerModel,
+    Manifest, Part, TextEncoderEntry, TextEncoderModel, TextTokenizerFile, VERSION, WeightsFile,
 };
 use crate::parts::{ContrastivePart, Generator, GeneratorPart, ImageTokenizer, ImageTokenizerPart, TextEncoder, TextEncoderPart, Weights};
 use crate::{PipelineError, model_card::model_card};
@@ -349,29 +349,48 @@ fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> {
     let Some(entry) = &manifest.generator else {
         return if manifest.super_resolution.is_empty() { Ok(()) } else { Err(disagreement(Part::SuperResolution(0), "generator", "a first stage", "none")) };
     };
-    match &entry.model {
-        GeneratorModel::DalleBart(_) => check_image_tokens(manifest, &entry.model)?,
-        GeneratorModel::Diffusion(config) => {
-            if let Some(low_resolution) = &config.low_resolution {
-                let expected = format!("a first stage, which starts from nothing; this one enlarges pictures of {} pixels", low_resolution.image_size);
-                return Err(disagreement(Part::Generator, "low_resolution", expected, "one that enlarges"));
+    let GeneratorModel::Diffusion(first) = &entry.model else { return check_image_tokens(manifest, &entry.model) };
+    let mut stages: Vec<&DiffusionConfig> = vec![first];
+    for (stage, entry) in manifest.super_resolution.iter().enumerate() {
+        match &entry.model {
+            GeneratorModel::Diffusion(config) => stages.push(config),
+            GeneratorModel::DalleBart(_) => {
+                return Err(disagreement(Part::SuperResolution(stage), "model", "diffusion networks in every stage", entry.model.kind()));
             }
-            check_diffusion(manifest, Part::Generator, config)?;
         }
     }
-    let mut below = entry;
-    for (stage, entry) in manifest.super_resolution.iter().enumerate() {
-        let part = Part::SuperResolution(stage);
-        let (GeneratorModel::Diffusion(config), GeneratorModel::Diffusion(below_config)) = (&entry.model, &below.model) else {
-            return Err(disagreement(part, "model", "diffusion networks in every stage", entry.model.kind()));
-        };
+    let image_tokenizer =
+        manifest.image_tokenizer.as_ref().map(|entry| LatentFacts { model: &entry.model, image_size: entry.image_size, latent_scale: entry.latent_scale });
+    check_stages(&stages, image_tokenizer, manifest.text_encoder.as_ref().map(|entry| &entry.model))
+}
+
+/// What a generator of latents must agree with.
+#[derive(Clone, Copy)]
+pub(crate) struct LatentFacts<'a> {
+    pub model: &'a ImageTokenizerModel,
+    pub image_size: usize,
+    pub latent_scale: Option<f32>,
+}
+
+/// The stages of a diffusion system, never none, must fit each other and the parts beside them, as far as those are there.
+pub(crate) fn check_stages(
+    stages: &[&DiffusionConfig],
+    image_tokenizer: Option<LatentFacts>,
+    text_encoder: Option<&TextEncoderModel>,
+) -> Result<(), PipelineError> {
+    if let Some(low_resolution) = &stages[0].low_resolution {
+        let expected = format!("a first stage, which starts from nothing; this one enlarges pictures of {} pixels", low_resolution.image_size);
+        return Err(disagreement(Part::Generator, "low_resolution", expected, "one that enlarges"));
+    }
+    check_diffusion(Part::Generator, stages[0], image_tokenizer, text_encoder)?;
+    for (stage, pair) in stages.windows(2).enumerate() {
+        let (part, below, config) = (Part::SuperResolution(stage), pair[0], pair[1]);
         let found = config.low_resolution.as_ref().map(|low_resolution| low_resolution.image_size);
-        if found != Some(below_config.image_size) {
-            let expected = format!("{}, the pictures of the stage below", below_config.image_size);
+        if found != Some(below.image_size) {
+            let expected = format!("{}, the pictures of the stage below", below.image_size);
             return Err(disagreement(part, "low_resolution.image_size", expected, found.map_or("no such table".to_string(), |size| size.to_string())));
         }
-        check_diffusion(manifest, part, config)?;
-        below = entry;
+        check_diffusion(part, config, image_tokenizer, text_encoder)?;
     }
     Ok(())
 }
@@ -393,11 +412,16 @@ fn check_image_tokens(manifest: &Manifest, generator: &GeneratorModel) -> Result
     Ok(())
 }
 
-fn check_diffusion(manifest: &Manifest, part: Part, config: &DiffusionConfig) -> Result<(), PipelineError> {
+fn check_diffusion(
+    part: Part,
+    config: &DiffusionConfig,
+    image_tokenizer: Option<LatentFacts>,
+    text_encoder: Option<&TextEncoderModel>,
+) -> Result<(), PipelineError> {
     config.validate().map_err(|source| PipelineError::Config { part, source })?;
     let mut side = config.image_size;
     if config.canvas == Canvas::Latents
-        && let Some(entry) = &manifest.image_tokenizer
+        && let Some(entry) = image_tokenizer
     {
         if config.image_size != entry.image_size {
             return Err(disagreement(part, "image_size", format!("{}, as the image tokenizer has", entry.image_size), config.image_size));
@@ -416,13 +440,13 @@ fn check_diffusion(manifest: &Manifest, part: Part, config: &DiffusionConfig) ->
     if !side.is_multiple_of(divisor) {
         return Err(disagreement(part, "image_size", format!("a canvas whose side is a multiple of {divisor}"), side));
     }
-    if let (Some(text), Some(entry)) = (&config.text, &manifest.text_encoder) {
-        let (expected, found) = (Some(entry.model.channels()), config.network.text_channels());
+    if let (Some(text), Some(encoder)) = (&config.text, text_encoder) {
+        let (expected, found) = (Some(encoder.channels()), config.network.text_channels());
         if expected != found {
             let found = found.map_or("none".to_string(), |channels| channels.to_string());
-            return Err(disagreement(part, "text channels", format!("{}, as the text encoder has", entry.model.channels()), found));
+            return Err(disagreement(part, "text channels", format!("{}, as the text encoder has", encoder.channels()), found));
         }
-        if let Some(length) = entry.model.context_length().filter(|&length| text.token_count > length) {
+        if let Some(length) = encoder.context_length().filter(|&length| text.token_count > length) {
             return Err(disagreement(part, "text.token_count", format!("at most {length}, which the text encoder reads"), text.token_count));
         }
     }

@@ -4,18 +4,23 @@ mod tiny_bundle;
 
 use smalti_data::Picture;
 use smalti_generation::autoregressive::Options;
+use smalti_pipeline::parts::Weights;
 use smalti_pipeline::progress::{Progress, Stage};
-use smalti_pipeline::text_to_image::{Made, Request, TextToImage, Truncation};
+use smalti_pipeline::text_to_image::{Made, Parts, Request, TextToImage, Truncation};
 use smalti_pipeline::{Bundle, PipelineError, reconstruct, rerank};
 use tiny_bundle::tiny_bundle;
 
 fn text_to_image() -> TextToImage {
-    let Bundle { image_tokenizer, generator, contrastive, .. } = tiny_bundle();
-    TextToImage::new(image_tokenizer.unwrap(), generator.unwrap(), contrastive).unwrap()
+    load(tiny_bundle())
+}
+
+fn load(bundle: Bundle) -> TextToImage {
+    let Bundle { image_tokenizer, text_encoder, generator, super_resolution, contrastive, .. } = bundle;
+    TextToImage::new(Parts { image_tokenizer, text_encoder, generator: generator.unwrap(), super_resolution, contrastive }).unwrap()
 }
 
 fn request(count: usize, batch_size: usize) -> Request {
-    Request { count, batch_size, seed: 7, guidance_scale: 3.0, ..Request::new("a red heart") }
+    Request { count, batch_size, seed: 7, guidance_scale: Some(3.0), ..Request::new("a red heart") }
 }
 
 fn generate(request: &Request) -> Made {
@@ -42,8 +47,8 @@ fn pictures_do_not_depend_on_count_batch_or_threads() {
 
 #[test]
 fn guidance_off_is_the_network_itself_and_greedy_needs_no_seed() {
-    let plain = generate(&Request { guidance_scale: 1.0, ..request(2, 2) });
-    assert!(plain.pictures[0].image_tokens != generate(&Request { guidance_scale: 30.0, ..request(2, 2) }).pictures[0].image_tokens);
+    let plain = generate(&Request { guidance_scale: Some(1.0), ..request(2, 2) });
+    assert!(plain.pictures[0].image_tokens != generate(&Request { guidance_scale: Some(30.0), ..request(2, 2) }).pictures[0].image_tokens);
     let greedy = Request { options: Options { greedy: true, ..Options::default() }, ..request(2, 2) };
     let made = generate(&greedy);
     assert_eq!(made.pictures[0].image_tokens, made.pictures[1].image_tokens);
@@ -125,13 +130,12 @@ fn wrong_requests_are_named() {
     check(Request { count: usize::MAX, ..request(1, 1) }, "count: expected 1 to 10000");
     check(Request { keep: Some(5), ..request(4, 1) }, "keep: expected 1 to count, which is 4, found 5; hint: raise --count");
     check(Request { keep: Some(0), ..request(4, 1) }, "keep: expected 1 to");
-    check(Request { guidance_scale: f32::NAN, ..request(1, 1) }, "guidance_scale: expected a number from -1000 to 1000, found NaN");
+    check(Request { guidance_scale: Some(f32::NAN), ..request(1, 1) }, "guidance_scale: expected a number from -1000 to 1000, found NaN");
     check(Request { batch_size: 0, ..request(1, 1) }, "batch_size: expected 1 to 1024, found 0");
     check(Request { options: Options { temperature: 0.0, ..Options::default() }, ..request(1, 1) }, "temperature: expected a number above 0");
     check(Request { options: Options { top_p: 1.5, ..Options::default() }, ..request(1, 1) }, "top_p: ");
 
-    let Bundle { image_tokenizer, generator, .. } = tiny_bundle();
-    let without_ranking = TextToImage::new(image_tokenizer.unwrap(), generator.unwrap(), None).unwrap();
+    let without_ranking = load(Bundle { contrastive: None, ..tiny_bundle() });
     assert_eq!(without_ranking.generate(&request(1, 1), &mut |_| {}).unwrap().pictures[0].score, None);
     let error = without_ranking.generate(&Request { keep: Some(1), ..request(2, 1) }, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("keep: expected a bundle with a `contrastive` part"), "{error}");
@@ -139,12 +143,11 @@ fn wrong_requests_are_named() {
 
 #[test]
 fn weights_that_overflow_are_an_error_not_a_picture() {
-    let Bundle { mut image_tokenizer, generator, contrastive, .. } = tiny_bundle();
-    let tokenizer = image_tokenizer.as_mut().unwrap();
-    let mut weights = smalti_nn::weights::collect(&tokenizer.model);
+    let mut bundle = tiny_bundle();
+    let tokenizer = bundle.image_tokenizer.as_mut().unwrap();
+    let mut weights = tokenizer.model.tensors();
     weights.get_mut("decoder.conv_out.bias").unwrap().values.fill(f32::NAN);
-    tokenizer.model = smalti_nn::weights::apply(tokenizer.model.clone(), weights, &tokenizer.device()).unwrap();
-    let text_to_image = TextToImage::new(image_tokenizer.unwrap(), generator.unwrap(), contrastive).unwrap();
-    let error = text_to_image.generate(&request(1, 1), &mut |_| {}).unwrap_err();
+    tokenizer.model = tokenizer.model.clone().with(weights, &tokenizer.device()).unwrap();
+    let error = load(bundle).generate(&request(1, 1), &mut |_| {}).unwrap_err();
     assert!(matches!(error, PipelineError::NotFinite { .. }), "{error}");
 }

@@ -1,12 +1,15 @@
 //! `smalti inspect PATH`: what a bundle, run, weights file, checkpoint, recipe or picture is made of.
 
+use super::sampling::{sampler_text, threshold_text};
 use crate::output::{grouped, print, print_json, size};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use smalti_data::pictograms;
 use smalti_data::picture::read_png_text;
+use smalti_generation::diffusion::{Betas, Parameterization, Process, ScheduleConfig};
 use smalti_nn::weights::{TensorEntry, foreign, safetensors};
-use smalti_pipeline::{BundleFolder, Provenance, manifest};
+use smalti_pipeline::manifest::{Canvas, DiffusionConfig, GeneratorModel, NetworkConfig};
+use smalti_pipeline::{BundleFolder, Manifest, Part, Provenance, manifest};
 use smalti_train::{Job as TrainJob, RecipeFile};
 use std::collections::BTreeMap;
 use std::fs;
@@ -101,6 +104,14 @@ struct PartDescription {
     storage: &'static str,
     file: String,
     size: u64,
+    /// Network, process, conditions and usual sampling of a diffusion network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diffusion: Option<DiffusionConfig>,
+    /// Side in pixels of the pictures, and what brings latents to unit variance, of an image tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latent_scale: Option<f32>,
     provenance: Provenance,
 }
 
@@ -111,6 +122,7 @@ fn bundle(path: &Path) -> anyhow::Result<BundleDescription> {
     let mut parts = Vec::new();
     for part in manifest.parts() {
         let Some((weights, network, provenance)) = manifest.summary(part) else { continue };
+        let image_tokenizer = manifest.image_tokenizer.as_ref().filter(|_| part == Part::ImageTokenizer);
         parts.push(PartDescription {
             part: part.key(),
             network,
@@ -118,18 +130,90 @@ fn bundle(path: &Path) -> anyhow::Result<BundleDescription> {
             storage: weights.storage.name(),
             file: weights.file.clone(),
             size: file_size(&path.join(&weights.file))?,
+            diffusion: diffusion(manifest, part).cloned(),
+            image_size: image_tokenizer.map(|entry| entry.image_size),
+            latent_scale: image_tokenizer.and_then(|entry| entry.latent_scale),
             provenance: provenance.clone(),
         });
     }
     Ok(BundleDescription { bundle: manifest.name.clone(), id: manifest.id(), parts, size: folder_size(path)? })
 }
 
+fn diffusion(manifest: &Manifest, part: Part) -> Option<&DiffusionConfig> {
+    let entry = match part {
+        Part::Generator => manifest.generator.as_ref()?,
+        Part::SuperResolution(stage) => manifest.super_resolution.get(stage)?,
+        _ => return None,
+    };
+    match &entry.model {
+        GeneratorModel::Diffusion(config) => Some(config),
+        GeneratorModel::DalleBart(_) => None,
+    }
+}
+
+/// What a person wants to know of a diffusion network before drawing with it.
+fn diffusion_lines(config: &DiffusionConfig) -> Vec<String> {
+    let (size, channels) = (config.image_size, config.network.channels());
+    let mut lines = vec![match config.canvas {
+        Canvas::Pixels => format!("  draws pixels of pictures of {size}x{size}"),
+        Canvas::Latents => format!("  draws latents of {channels} channels, which the image tokenizer decodes to pictures of {size}x{size}"),
+    }];
+    lines.push(match &config.network {
+        NetworkConfig::Unet(network) => {
+            let attention = if network.attention_levels.is_empty() { "none of them".to_string() } else { format!("levels {:?}", network.attention_levels) };
+            let (channels, blocks) = (&network.level_channels, network.residual_block_count);
+            format!("  network: levels of {channels:?} channels, {blocks} blocks each, attention at {attention}")
+        }
+    });
+    let parameterization = match config.parameterization {
+        Parameterization::Noise => "noise",
+        Parameterization::Clean => "the clean picture",
+        Parameterization::Velocity => "velocity",
+        Parameterization::Edm { .. } => "EDM's mixture of noise and picture",
+        Parameterization::Flow => "the direction of the flow",
+    };
+    lines.push(format!("  process: {}, predicts {parameterization}", process_text(&config.process)));
+    match &config.text {
+        Some(text) => {
+            let padding = if text.attend_to_padding { "padding too" } else { "padding apart" };
+            lines.push(format!("  text: {} tokens, {padding}", text.token_count));
+        }
+        None if config.classes.is_empty() => lines.push("  takes no prompt".to_string()),
+        None => lines.push(format!("  classes: {}", config.classes.join(", "))),
+    }
+    lines.extend(config.low_resolution.as_ref().map(|low| format!("  enlarges pictures of {0}x{0}, augmentation {1}", low.image_size, low.noise_level)));
+    let defaults = &config.sampling;
+    let (sampler, threshold) = (sampler_text(defaults.sampler), threshold_text(defaults.threshold));
+    lines.push(format!("  usually drawn in {} steps of {sampler}, guidance scale {}, threshold {threshold}", defaults.steps, defaults.guidance_scale));
+    lines
+}
+
+fn process_text(process: &Process) -> String {
+    match process {
+        Process::VariancePreserving(schedule) => {
+            let ScheduleConfig { betas, train_steps, shift, zero_terminal_snr } = ScheduleConfig::from(schedule.clone());
+            let betas = match betas {
+                Betas::Linear { start, end } => format!("linear betas from {start} to {end}"),
+                Betas::ScaledLinear { start, end } => format!("scaled linear betas from {start} to {end}"),
+                Betas::Cosine => "cosine schedule".to_string(),
+            };
+            let shift = if shift == 1.0 { String::new() } else { format!(", shifted by {shift}") };
+            format!("{train_steps} trained steps, {betas}{shift}{}", if zero_terminal_snr { ", down to pure noise" } else { "" })
+        }
+        Process::VarianceExploding(config) => format!("noise levels from {} to {} (EDM)", config.sigma_min, config.sigma_max),
+        Process::Flow(config) => format!("rectified flow, shift {}", config.shift),
+    }
+}
+
 impl Described for BundleDescription {
     fn text(&self) -> String {
         let mut lines = vec![format!("bundle {}  ({}, checksums hold)", self.id, size(self.size))];
         for part in &self.parts {
-            let PartDescription { part: name, network, parameter_count, storage, file, size: bytes, provenance } = part;
+            let PartDescription { part: name, network, parameter_count, storage, file, size: bytes, diffusion, image_size, latent_scale, provenance } = part;
             lines.push(format!("\n{name}  {network}, {} parameters as {storage}, {file} {}", grouped(*parameter_count), size(*bytes)));
+            let scale = latent_scale.map(|scale| format!(", latent scale {scale}")).unwrap_or_default();
+            lines.extend(image_size.map(|size| format!("  pictures of {size}x{size}{scale}")));
+            lines.extend(diffusion.iter().flat_map(diffusion_lines));
             lines.extend(provenance.source.iter().map(|source| format!("  imported from {source}")));
             lines.extend(provenance.data.iter().map(|data| format!("  trained on {data}")));
             let seconds = provenance.seconds.map(|seconds| format!(", {seconds:.0} s")).unwrap_or_default();

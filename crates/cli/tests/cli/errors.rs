@@ -17,7 +17,7 @@ fn messages_are_as_reviewed() {
     let cases: Vec<Vec<&str>> = vec![
         vec![],
         vec!["paint"],
-        vec!["generate"],
+        vec!["generate", "--bundle", "tiny"],
         vec!["generate", "", "--bundle", "tiny"],
         vec!["generate", "   ", "--bundle", "tiny"],
         with(&["--keep", "5", "--count", "4"]),

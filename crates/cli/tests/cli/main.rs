@@ -3,6 +3,7 @@
 //! Snapshots in `help/` and `errors.txt` are rewritten by `SMALTI_UPDATE_SNAPSHOTS=1 cargo test --release --test cli`; review the difference.
 
 mod errors; //      exit status and message of everything that can be wrong
+mod diffusion; //   bundles with a diffusion network
 mod evaluate; //    figures of a bundle
 mod generate; //    pictures, metadata, JSON, determinism
 mod help; //        --help of every verb
@@ -13,3 +14,5 @@ mod pictures; //    reconstruct, rerank and sheet
 mod program; //     how the program is run here
 #[path = "../../../pipeline/tests/tiny_bundle/mod.rs"]
 mod tiny_bundle;
+#[path = "../../../pipeline/tests/tiny_diffusion/mod.rs"]
+mod tiny_diffusion;

@@ -4,6 +4,7 @@
 use super::conditions::{Meaning, Rows};
 use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
 use super::{Truncation, absent};
+use crate::bundle::{LatentFacts, check_stages};
 use crate::manifest::{Canvas, DiffusionConfig};
 use crate::parts::{Diffusion, Generator};
 use crate::progress::{Progress, Stage};
@@ -66,6 +67,11 @@ impl DiffusionSystem {
                 Generator::DalleBart(_) => return Err(absent(Part::SuperResolution(stage), "a diffusion network")),
             }
         }
+        let configs: Vec<&DiffusionConfig> = stages.iter().map(|stage| &stage.config).collect();
+        let tokenizer_model = image_tokenizer.as_ref().map(|part| part.model.config());
+        let facts = image_tokenizer.as_ref().zip(tokenizer_model.as_ref());
+        let facts = facts.map(|(part, model)| LatentFacts { model, image_size: part.image_size, latent_scale: part.latent_scale });
+        check_stages(&configs, facts, text_encoder.as_ref().map(|part| part.model.config()).as_ref())?;
         Ok(Self { image_tokenizer, text_encoder, stages })
     }
 

@@ -7,6 +7,7 @@ use smalti_models::generator::dalle_bart::{self, DalleBart, StackConfig};
 use smalti_models::image_tokenizer::quantizer::vector;
 use smalti_models::image_tokenizer::{convolutional, vqgan};
 use smalti_nn::Initializer;
+use smalti_pipeline::parts::{Generator, ImageTokenizer};
 use smalti_pipeline::{Bundle, ContrastivePart, GeneratorPart, ImageTokenizerPart, Provenance};
 use std::collections::BTreeMap;
 
@@ -53,18 +54,18 @@ pub fn tiny_bundle() -> Bundle {
     Bundle {
         name: "tiny".into(),
         image_tokenizer: Some(ImageTokenizerPart {
-            model: vqgan::Vqgan::new(&vqgan, initializer).unwrap(),
+            model: ImageTokenizer::Vqgan(vqgan::Vqgan::new(&vqgan, initializer).unwrap()),
             image_size: 16,
             latent_scale: Some(1.25),
             provenance: provenance.clone(),
         }),
         generator: Some(GeneratorPart {
-            model: DalleBart::new(&generator, initializer),
+            model: Generator::DalleBart(DalleBart::new(&generator, initializer)),
             text_tokenizer: Some(text_tokenizer.clone()),
             provenance: provenance.clone(),
         }),
         contrastive: Some(contrastive(initializer)),
         judge: Some(contrastive(initializer)),
-        model_card: None,
+        ..Bundle::default()
     }
 }
