@@ -188,8 +188,15 @@ fn copied(name: &str) -> tempfile::TempDir {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
         for entry in fs::read_dir(from).unwrap() {
-            let (from, to) = { let entry = entry.unwrap(); (entry.path(), to.join(entry.file_name())) };
-            if from.is_dir() { copy(&from, &to) } else { drop(fs::copy(from, to).unwrap()) }
+            let (from, to) = {
+                let entry = entry.unwrap();
+                (entry.path(), to.join(entry.file_name()))
+            };
+            if from.is_dir() {
+                copy(&from, &to);
+            } else {
+                fs::copy(from, to).unwrap();
+            }
         }
     }
     let folder = tempfile::tempdir().unwrap();
@@ -210,7 +217,11 @@ fn edit(path: PathBuf, from: &str, to: &str) {
 fn damaged_folders_are_named() {
     let damages: [Damage; 17] = [
         ("no index", |root| fs::remove_file(root.join("model_index.json")).unwrap(), "with model_index.json, found none"),
-        ("another pipeline", |root| edit(root.join("model_index.json"), "StableDiffusionPipeline", "StableDiffusionXLPipeline"), "found `StableDiffusionXLPipeline`"),
+        (
+            "another pipeline",
+            |root| edit(root.join("model_index.json"), "StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+            "found `StableDiffusionXLPipeline`",
+        ),
         ("an index cut off", |root| fs::write(root.join("model_index.json"), "{\"_class").unwrap(), "model_index.json: expected the index of a pipeline"),
         ("no U-Net", |root| fs::remove_dir_all(root.join("unet")).unwrap(), "expected a folder unet/ with config.json and weights, found none"),
         ("no text encoder", |root| fs::remove_dir_all(root.join("text_encoder")).unwrap(), "expected a folder text_encoder/"),
@@ -219,13 +230,29 @@ fn damaged_folders_are_named() {
         ("no scheduler", |root| fs::remove_file(root.join("scheduler/scheduler_config.json")).unwrap(), "scheduler_config.json"),
         ("a U-Net of another class", |root| edit(root.join("unet/config.json"), "UNet2DConditionModel", "UNetMotionModel"), "found `UNetMotionModel`"),
         ("an autoencoder of another class", |root| edit(root.join("vae/config.json"), "AutoencoderKL", "VQModel"), "VQModel"),
-        ("a key of another time", |root| edit(root.join("unet/config.json"), "\"act_fn\"", "\"surprise\": 1, \"act_fn\""), "surprise: expected no such key"),
-        ("an inpainting network", |root| edit(root.join("unet/config.json"), "\"in_channels\": 4", "\"in_channels\": 9"), "in_channels: expected 4, as the latents have"),
-        ("shifted latents", |root| edit(root.join("vae/config.json"), "\"shift_factor\": null", "\"shift_factor\": 0.1"), "shift_factor: expected 0 or none"),
-        ("another schedule", |root| edit(root.join("scheduler/scheduler_config.json"), "scaled_linear", "sigmoid"), "beta_schedule: expected `linear`"),
-        ("no side", |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": null"), "sample_size: expected the side of a square, found null"),
-        ("a huge side", |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": 9223372036854775807"), "image_size: expected 1 to 16384"),
-        ("a padding token that is none", |root| edit(root.join("tokenizer/tokenizer_config.json"), "\"pad_token\": \"<|end", "\"pad_token\": \"<|no"), "pad_token: expected an entry"),
+        ("a key of another time", |root| edit(root.join("unet/config.json"), "\"act_fn\"", "\"surprise\": 1, \"act_fn\""), "surprise`: expected no such key"),
+        (
+            "an inpainting network",
+            |root| edit(root.join("unet/config.json"), "\"in_channels\": 4", "\"in_channels\": 9"),
+            "in_channels`: expected 4, as the latents have",
+        ),
+        ("shifted latents", |root| edit(root.join("vae/config.json"), "\"shift_factor\": null", "\"shift_factor\": 0.1"), "shift_factor`: expected 0 or none"),
+        ("another schedule", |root| edit(root.join("scheduler/scheduler_config.json"), "scaled_linear", "sigmoid"), "beta_schedule`: expected `linear`"),
+        (
+            "no side",
+            |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": null"),
+            "sample_size: expected the side of a square, found null",
+        ),
+        (
+            "a huge side",
+            |root| edit(root.join("unet/config.json"), "\"sample_size\": 8", "\"sample_size\": 9223372036854775807"),
+            "image_size`: expected 1 to 16384",
+        ),
+        (
+            "a padding token that is none",
+            |root| edit(root.join("tokenizer/tokenizer_config.json"), "\"pad_token\": \"<|end", "\"pad_token\": \"<|no"),
+            "pad_token: expected an entry",
+        ),
     ];
     for (what, damage, expected) in damages {
         let folder = copied("stable_diffusion_1");
@@ -234,7 +261,7 @@ fn damaged_folders_are_named() {
         assert!(error.contains(expected), "{what}: {error}");
     }
     let error = parts(Format::DiffusersDdpm, &Path::new(GOLDENS).join("stable_diffusion_1")).unwrap_err().to_string();
-    assert!(error.contains("_class_name: expected `DDPMPipeline` or `DDIMPipeline`, found `StableDiffusionPipeline`"), "{error}");
+    assert!(error.contains("_class_name`: expected `DDPMPipeline` or `DDIMPipeline`, found `StableDiffusionPipeline`"), "{error}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod evaluate; //    figures of a bundle
 mod generate; //    pictures, metadata, JSON, determinism
 mod help; //        --help of every verb
 mod import; //      others' checkpoints to bundles and weights
+mod import_pipelines; // whole folders of diffusers to bundles that draw
 mod inspect; //     bundles, weights, recipes, pictures
 mod pictures; //    reconstruct, rerank and sheet
 mod program; //     how the program is run here

@@ -42,7 +42,8 @@ pub(super) fn from_merges(bytes: &[u8], vocabulary_size: usize) -> Result<Tokeni
 
 /// The pair of files of `transformers`: `vocab.json`, an object of entries and their numbers, and `merges.txt`.
 pub(super) fn from_vocabulary(vocabulary: &[u8], merges_file: &[u8]) -> Result<Tokenizer, String> {
-    let entries: BTreeMap<String, u32> = serde_json::from_slice(vocabulary).map_err(|error| format!("expected an object of entries and their numbers: {error}"))?;
+    let entries: BTreeMap<String, u32> =
+        serde_json::from_slice(vocabulary).map_err(|error| format!("expected an object of entries and their numbers: {error}"))?;
     for special in [START, END] {
         if !entries.contains_key(special) {
             return Err(format!("expected an entry {special}, found none among {}", entries.len()));

@@ -33,10 +33,7 @@ pub(super) fn stable_diffusion(source: &Source, device: &Device) -> Result<Vec<I
 
     let tokenizer_folder = root.join("tokenizer");
     let context_length = text_encoder.config().context_length;
-    let condition = TextCondition {
-        token_count: token_count(&tokenizer_folder)?.unwrap_or(context_length).min(context_length),
-        attend_to_padding: true,
-    };
+    let condition = TextCondition { token_count: token_count(&tokenizer_folder)?.unwrap_or(context_length).min(context_length), attend_to_padding: true };
     let text_tokenizer = clip_text_tokenizer(source, &[tokenizer_folder], text_encoder.config().vocabulary_size)?;
 
     let latent_channels = image_tokenizer.config().latent_channels();
@@ -107,7 +104,9 @@ fn as_stable_diffusion_corrects(root: &Path, mut scheduler: Scheduler) -> Result
     }
     match scheduler.threshold {
         Threshold::None | Threshold::Static => Ok(Scheduler { threshold: Threshold::None, ..scheduler }),
-        Threshold::Dynamic { .. } => Err(wrong(root, "scheduler: thresholding: expected false, as latents have no range to be kept in, found true".to_string())),
+        Threshold::Dynamic { .. } => {
+            Err(wrong(root, "scheduler: thresholding: expected false, as latents have no range to be kept in, found true".to_string()))
+        }
     }
 }
 

@@ -208,7 +208,8 @@ mod tests {
         let pndm = of(r#"{
             "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
             "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null, "clip_sample": false
-        }"#).unwrap();
+        }"#)
+        .unwrap();
         let expected = Scheduler {
             process: Process::VariancePreserving(Schedule::new(ScheduleConfig::latent_diffusion()).unwrap()),
             parameterization: Parameterization::Noise,
@@ -222,12 +223,14 @@ mod tests {
         let ddim = of(r#"{
             "_class_name": "DDIMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": false,
             "num_train_timesteps": 1000, "prediction_type": "v_prediction", "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1
-        }"#).unwrap();
+        }"#)
+        .unwrap();
         assert_eq!(ddim, Scheduler { parameterization: Parameterization::Velocity, ..expected.clone() });
         let solver = of(r#"{
             "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "beta_end": 0.012, "beta_schedule": "scaled_linear",
             "beta_start": 0.00085, "lambda_min_clipped": null, "solver_order": 2, "solver_type": "midpoint", "use_karras_sigmas": true, "clip_sample": true
-        }"#).unwrap();
+        }"#)
+        .unwrap();
         let karras = Spacing::Karras { rho: 7.0 };
         assert_eq!(solver, Scheduler { sampler: Sampler::DpmSolverPlusPlus2M, spacing: karras, end: End::Clean, ..expected });
     }
@@ -245,15 +248,15 @@ mod tests {
 
     #[test]
     fn what_is_not_implemented_is_named() {
-        wrong(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#, "_class_name: expected a scheduler of DDPM");
+        wrong(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler"}"#, "`_class_name`: expected a scheduler of DDPM");
         wrong("{}", "_class_name");
-        wrong(r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#, "beta_schedule: expected `linear`");
-        wrong(r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow_prediction"}"#, "prediction_type: expected `epsilon`");
-        wrong(r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1]}"#, "trained_betas: expected null, found [0.1]");
-        wrong(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "solver_order: expected 2, found 3");
-        wrong(r#"{"_class_name": "DDIMScheduler", "clip_sample_range": 2.0}"#, "clip_sample_range: expected 1");
-        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1}"#, "train_steps: expected at least 2");
-        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": -3}"#, "num_train_timesteps: expected another kind of value");
-        wrong(r#"{"_class_name": "DDIMScheduler", "surprise": 1}"#, "surprise: expected no such key, found 1");
+        wrong(r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#, "`beta_schedule`: expected `linear`");
+        wrong(r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow_prediction"}"#, "`prediction_type`: expected `epsilon`");
+        wrong(r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1]}"#, "`trained_betas`: expected null, found [0.1]");
+        wrong(r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "`solver_order`: expected 2, found 3");
+        wrong(r#"{"_class_name": "DDIMScheduler", "clip_sample_range": 2.0}"#, "`clip_sample_range`: expected 1");
+        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 1}"#, "`train_steps`: expected at least 2");
+        wrong(r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": -3}"#, "`num_train_timesteps`: expected another kind of value");
+        wrong(r#"{"_class_name": "DDIMScheduler", "surprise": 1}"#, "`surprise`: expected no such key, found 1");
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use smalti_data::text_tokenizer::TextTokenizer;
-use smalti_generation::diffusion::{Parameterization, Process, Sampler, Schedule, ScheduleConfig, Threshold, Variance};
+use smalti_generation::diffusion::{End, Parameterization, Process, Sampler, Schedule, ScheduleConfig, Spacing, Threshold, Variance};
 use smalti_generation::random::{fill_normal, picture_rng};
 use smalti_models::generator::unet::{self, TextConfig, time_embedding};
 use smalti_models::image_tokenizer::{autoencoder_kl, convolutional};
@@ -87,7 +87,7 @@ fn config(image_size: usize, canvas: Canvas, network: unet::Config) -> Diffusion
         text: None,
         classes: Vec::new(),
         low_resolution: None,
-        sampling: SamplingDefaults { sampler: Sampler::Ddim { eta: 0.0 }, steps: 4, guidance_scale: 2.0, threshold },
+        sampling: SamplingDefaults { sampler: Sampler::Ddim { eta: 0.0 }, steps: 4, guidance_scale: 2.0, threshold, spacing: Spacing::Trailing, end: End::Clean },
         network: NetworkConfig::Unet(network),
     }
 }
