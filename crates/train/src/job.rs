@@ -88,9 +88,7 @@ impl Job {
             System::Vqgan(recipe) => self.start(VqganTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::AutoencoderKl(recipe) => self.start(AutoencoderKlTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
-            System::Diffusion(recipe) => {
-                self.start(DiffusionTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)
-            }
+            System::Diffusion(recipe) => self.start(DiffusionTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::Clip(recipe) => self.start(ClipTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
         }
     }

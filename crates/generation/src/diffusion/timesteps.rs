@@ -1,7 +1,7 @@
 //! Which of the trained steps a short walk takes (2305.08891, table 2).
 
-use serde::{Deserialize, Serialize};
 use super::{Level, Schedule, SettingError, sigmas};
+use serde::{Deserialize, Serialize};
 
 /// How the steps of a walk are spread over the trained ones. Variance-preserving processes only; the others have their own levels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use crate::encoding_cache::{self, Latents};
 use crate::order::EpochOrder;
 use crate::pictures::Pictures;
 use crate::recipe::Pass;
+use burn::tensor::Device;
 use rand::RngExt;
 use rand_chacha::ChaCha12Rng;
 use smalti_data::Picture;
@@ -14,7 +15,6 @@ use smalti_data::resize::{Filter, resize};
 use smalti_generation::random::fill_normal;
 use smalti_pipeline::text_to_image::ENLARGING;
 use smalti_pipeline::{BundleFolder, ImageTokenizerPart, PipelineError};
-use burn::tensor::Device;
 
 /// A canvas and whose it is.
 pub struct Clean {

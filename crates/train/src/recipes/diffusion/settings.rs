@@ -9,8 +9,8 @@ use crate::train_loop::LoopSettings;
 use serde::{Deserialize, Serialize};
 use smalti_generation::diffusion::losses::min_snr_weight;
 use smalti_generation::diffusion::{End, Level, Parameterization, Process, Sampler, Spacing, Threshold, Variance};
-use smalti_models::generator::unet::{self, DownsamplingPadding, TextConfig, TimeUse, time_embedding};
 use smalti_models::generator::efficient_unet;
+use smalti_models::generator::unet::{self, DownsamplingPadding, TextConfig, TimeUse, time_embedding};
 use smalti_pipeline::manifest::{Canvas, DiffusionConfig, LowResolutionCondition, NetworkConfig, SamplingDefaults, TextCondition};
 use std::path::PathBuf;
 
@@ -289,7 +289,8 @@ impl DiffusionRecipe {
         let mut warnings = Vec::new();
         let conditional = self.conditions.text.is_some() || self.conditions.class_field.is_some();
         if conditional && self.conditions.drop_rate == 0.0 {
-            warnings.push("conditions.drop_rate is 0: this network will not know what no condition means, so use it with a guidance scale of 1 only".to_string());
+            warnings
+                .push("conditions.drop_rate is 0: this network will not know what no condition means, so use it with a guidance scale of 1 only".to_string());
         }
         if self.canvas() == Canvas::Latents && self.data.transform().is_random() {
             warnings.push("[data] has random changes of the pictures: latents are made once, without them".to_string());
