@@ -87,7 +87,14 @@ fn config(image_size: usize, canvas: Canvas, network: unet::Config) -> Diffusion
         text: None,
         classes: Vec::new(),
         low_resolution: None,
-        sampling: SamplingDefaults { sampler: Sampler::Ddim { eta: 0.0 }, steps: 4, guidance_scale: 2.0, threshold, spacing: Spacing::Trailing, end: End::Clean },
+        sampling: SamplingDefaults {
+            sampler: Sampler::Ddim { eta: 0.0 },
+            steps: 4,
+            guidance_scale: 2.0,
+            threshold,
+            spacing: Spacing::Trailing,
+            end: End::Clean,
+        },
         network: NetworkConfig::Unet(network),
     }
 }
