@@ -53,7 +53,7 @@ fn psnr(drawn: &TextToImage, request: &Request, golden: &Golden, case: &str) -> 
     let differences = found.iter().zip(&expected).map(|(&found, &expected)| i64::from(found) - expected);
     let squares: i64 = differences.map(|difference| difference * difference).sum();
     let psnr = 20.0 * 255_f64.log10() - 10.0 * (squares as f64 / found.len() as f64).log10();
-    println!("{case}: {psnr:.1} dB, {squares} of {} bytes one step away", found.len());
+    println!("{case}: {psnr:.1} dB, squared differences of {squares} over {} bytes", found.len());
     psnr
 }
 
