@@ -16,6 +16,14 @@ use std::ops::Range;
 /// Pictures decoded at once.
 const DECODE_BATCH_SIZE: usize = 8;
 
+/// The pictures of a request.
+pub(super) struct Drawn {
+    pub pictures: Vec<Picture>,
+    /// As many as there are pictures, row after row.
+    pub image_tokens: Vec<Vec<u32>>,
+    pub truncated: Option<Truncation>,
+}
+
 /// An image tokenizer with a codebook and a generator of its codes.
 #[derive(Clone, Debug)]
 pub(super) struct Autoregressive {
@@ -48,13 +56,12 @@ impl Autoregressive {
         self.image_tokenizer.image_size
     }
 
-    /// Pictures and their image tokens.
-    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<(Vec<Picture>, Vec<Vec<u32>>, Option<Truncation>), PipelineError> {
+    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Drawn, PipelineError> {
         check(request)?;
         let (prompt, truncated) = self.encode(&request.prompt)?;
         let image_tokens = self.draw_tokens(request, &prompt, progress)?;
         let pictures = self.decode(&image_tokens, progress)?;
-        Ok((pictures, image_tokens, truncated))
+        Ok(Drawn { pictures, image_tokens, truncated })
     }
 
     fn text_tokenizer(&self) -> Result<&TextTokenizer, PipelineError> {

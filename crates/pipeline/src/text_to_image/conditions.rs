@@ -35,7 +35,7 @@ pub(super) struct Rows {
 #[derive(Clone, Debug)]
 enum Row {
     Nothing,
-    Text(Text),
+    Text(Box<Text>),
     Class(i64),
 }
 
@@ -51,7 +51,7 @@ impl Rows {
             (Meaning::Caption(prompt), Some(condition), Some(encoder)) => {
                 let (text, truncated) = text_states(encoder, condition, &[prompt])?;
                 let (null, _) = text_states(encoder, condition, &[negative.unwrap_or("")])?;
-                (Self { prompt: Row::Text(text), null: Row::Text(null) }, truncated)
+                (Self { prompt: Row::Text(Box::new(text)), null: Row::Text(Box::new(null)) }, truncated)
             }
             (Meaning::Class(number), ..) => (Self { prompt: Row::Class(number), null: Row::Class(config.classes.len() as i64) }, None),
             // A caption is only meant where there is a text encoder, which was made sure of when the parts were put together.
@@ -78,7 +78,7 @@ impl Rows {
                 Conditions::class(Tensor::<1, Int>::from_data(numbers.as_slice(), device))
             }
             Row::Text(_) => {
-                let texts: Vec<&Text> = rows.iter().filter_map(|row| if let Row::Text(text) = row { Some(text) } else { None }).collect();
+                let texts: Vec<&Text> = rows.iter().filter_map(|row| if let Row::Text(text) = row { Some(&**text) } else { None }).collect();
                 let [_, tokens, channels] = texts[0].states.dims();
                 let states = texts.iter().map(|text| text.states.clone().expand([count, tokens, channels])).collect();
                 let visible: Option<Vec<_>> = texts.iter().map(|text| text.visible.clone().map(|visible| visible.expand([count, tokens]))).collect();

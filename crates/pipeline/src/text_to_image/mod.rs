@@ -191,7 +191,7 @@ impl TextToImage {
         let mut truncated = None;
         let mut made: Vec<MadePicture> = match &self.system {
             System::Autoregressive(system) => {
-                let (pictures, image_tokens, cut) = system.draw(request, progress)?;
+                let autoregressive::Drawn { pictures, image_tokens, truncated: cut } = system.draw(request, progress)?;
                 truncated = cut;
                 let numbered = pictures.into_iter().zip(image_tokens).enumerate();
                 numbered.map(|(index, (picture, image_tokens))| MadePicture { picture, index, score: None, image_tokens, film_strip: Vec::new() }).collect()
