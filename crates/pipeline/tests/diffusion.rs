@@ -318,7 +318,7 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
     bundle.image_tokenizer.as_mut().unwrap().image_size = 32;
     check(bundle, &["`generator`: `image_size`: expected 32, as the image tokenizer has, found 16"]);
     let wider = edited(latent_bundle(), |config| {
-        let NetworkConfig::Unet(network) = &mut config.network;
+        let NetworkConfig::Unet(network) = &mut config.network else { panic!("a U-Net") };
         network.text.as_mut().unwrap().channels = 24;
     });
     check(wider, &["`generator`: `text channels`: expected 16, as the text encoder has, found 24"]);
