@@ -308,7 +308,7 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
         edit(&mut model.config);
         bundle
     }
-    // FIELD.md T15: the scale is measured and stored; without one nothing is drawn.
+    // The scale is measured and stored; without one nothing is drawn.
     for scale in [None, Some(0.0), Some(f32::NAN)] {
         let mut bundle = latent_bundle();
         bundle.image_tokenizer.as_mut().unwrap().latent_scale = scale;

@@ -164,6 +164,11 @@ fn diffusion_lines(config: &DiffusionConfig) -> Vec<String> {
             let (channels, blocks) = (&network.level_channels, network.residual_block_count);
             format!("  network: levels of {channels:?} channels, {blocks} blocks each, attention at {attention}")
         }
+        NetworkConfig::EfficientUnet(network) => {
+            let levels: Vec<String> =
+                network.levels.iter().map(|level| format!("{} channels x {} blocks", level.channels, level.residual_block_count)).collect();
+            format!("  network: levels of {}, {} parameters", levels.join(", "), grouped(network.parameter_count() as usize))
+        }
     });
     let parameterization = match config.parameterization {
         Parameterization::Noise => "noise",

@@ -45,7 +45,7 @@ fn one_verb_serves_every_bundle() {
     }
 }
 
-/// FIELD.md T3: programs do not agree on the percentile, so a picture says its own.
+/// Programs do not agree on the percentile, so a picture says its own.
 #[test]
 fn what_decided_a_picture_is_told_in_it_and_in_json() {
     let workplace = workplace();

@@ -140,7 +140,7 @@ mod tests {
         candidates.iter().map(|candidate| candidate.token).collect()
     }
 
-    /// FIELD.md T6: the two papers' weights differ by one; ours is Imagen's.
+    /// The two papers' weights differ by one; ours is Imagen's.
     #[test]
     fn super_conditioning_is_exact_at_one_and_zero() {
         let conditional = [1.1_f32, -0.0, 3.0e38, 0.3, -7.7];

@@ -102,7 +102,7 @@ mod tests {
         sample(&mut rows, 12, options, |previous, position| Ok::<_, Infallible>(network(previous, row_count, position))).unwrap()
     }
 
-    /// FIELD.md T5: the same picture alone, in a batch, and in another place of the batch.
+    /// The same picture alone, in a batch, and in another place of the batch.
     #[test]
     fn a_batch_of_four_is_four_of_one() {
         for options in

@@ -156,7 +156,7 @@ mod tests {
         values.iter().map(|value| value.to_bits()).collect()
     }
 
-    /// FIELD.md T6: the two papers' weights differ by one; ours is Imagen's.
+    /// The two papers' weights differ by one; ours is Imagen's.
     #[test]
     fn scale_one_is_the_condition_and_zero_is_none() {
         let (conditional, unconditional) = ([1.1_f32, 3.0e38, 0.3, -7.7], [0.7_f32, -3.0e38, 1.0e-30, 0.1]);

@@ -243,7 +243,7 @@ mod tests {
         }
     }
 
-    /// FIELD.md T4: with integer division every beta but the last is 0.
+    /// With integer division every beta but the last is 0.
     #[test]
     fn cosine_is_the_closed_form() {
         let schedule = schedule(ScheduleConfig::cosine());

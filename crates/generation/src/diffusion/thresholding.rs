@@ -68,7 +68,7 @@ mod tests {
         picture
     }
 
-    /// FIELD.md T2: a picture whose percentile is 2 comes out halved; clipping at 1 is what a cap of 1 does (the default of `diffusers`).
+    /// A picture whose percentile is 2 comes out halved; clipping at 1 is what a cap of 1 does (the default of `diffusers`).
     #[test]
     fn dynamic_thresholding_is_live() {
         let picture: Vec<f32> = (0..201).map(|index| (index as f32 / 100.0 - 1.0) * 2.0).collect(); // from -2 to 2; percentile 1 is 2
@@ -79,7 +79,7 @@ mod tests {
         assert_ne!(applied(Threshold::Static, picture.clone()), halved);
     }
 
-    /// FIELD.md 1.21: of absolute values, negative ones too, and interpolated as `torch.quantile` does.
+    /// Of absolute values, negative ones too, and interpolated as `torch.quantile` does.
     #[test]
     fn the_percentile_is_of_absolute_values() {
         assert_eq!(absolute_percentile(&[-4.0, 1.0, 2.0, -3.0, 0.0], 0.5), 2.0);
@@ -104,7 +104,7 @@ mod tests {
         }
     }
 
-    /// FIELD.md T3: nobody agrees on the percentile, so it is never a silent default, and a wrong one is named.
+    /// Nobody agrees on the percentile, so it is never a silent default, and a wrong one is named.
     #[test]
     fn wrong_settings_are_named() {
         let check = |threshold: Threshold, expected: &str| assert_eq!(threshold.validate().unwrap_err().to_string(), expected);

@@ -36,7 +36,7 @@ fn pictures(plan: &Plan, pictures: std::ops::Range<u64>) -> Vec<f32> {
     sample(plan, plan.start_from_noise(&noise), &mut rngs, None, network, |_| ()).unwrap()
 }
 
-/// FIELD.md T5: the same picture alone, in a batch, and in another place of the batch.
+/// The same picture alone, in a batch, and in another place of the batch.
 #[test]
 fn a_batch_of_four_is_four_of_one() {
     for sampler in ALL_SAMPLERS {

@@ -3,7 +3,7 @@
 //!
 //! Where `diffusers` departs from the papers it is not followed, and the walks compared here avoid it:
 //! - its DDPM and DDIM with linspace spacing step to t - T/n, not to the next step they judge (the samplers here take the levels as they are);
-//! - its dynamic thresholding is capped at 1 by default, which is static thresholding (`ddim.capped`; FIELD.md T2);
+//! - its dynamic thresholding is capped at 1 by default, which is static thresholding (`ddim.capped`);
 //! - its DDIM keeps the network's noise beside a thresholded picture unless told `use_clipped_model_output`;
 //! - its DDPM adds noise of the large or learned variance to the finished picture when steps are trailing;
 //! - it replaces pure noise by alpha-bar = 2^-24, but in DDPM and DDIM;
@@ -126,7 +126,7 @@ fn ddim() {
     let trailing = |config, parameterization, threshold| Plan { threshold, ..plan(config, parameterization, 0.0, 10, Spacing::Trailing) };
     check("ddim.dynamic", trailing(ScheduleConfig::cosine(), Velocity, Threshold::dynamic(0.7)), 1e-4);
     check("ddim.capped", trailing(ScheduleConfig::ddpm(), Noise, Threshold::Dynamic { percentile: 0.7, cap: Some(1.0) }), 1e-4);
-    check("ddim.capped", trailing(ScheduleConfig::ddpm(), Noise, Threshold::Static), 1e-4); // FIELD.md T2: its default is not dynamic
+    check("ddim.capped", trailing(ScheduleConfig::ddpm(), Noise, Threshold::Static), 1e-4); // Its default is not dynamic
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn the_temperature_is_clipped() {
     assert!(gradients(&clip, &batch_loss(&clip).backward()).contains_key("logit_scale"), "at the limit it can still fall");
 }
 
-/// FIELD.md T16: k parts of a batch accumulate to the whole when the loss is taken once over the collected embeddings.
+/// K parts of a batch accumulate to the whole when the loss is taken once over the collected embeddings.
 #[test]
 fn collected_parts_equal_the_whole_batch() {
     let clip = build(&tiny(), &Device::flex().autodiff());

@@ -502,7 +502,7 @@ fn padding_is_invisible() {
     assert_eq!(logits(1), logits(9));
 }
 
-/// FIELD.md T5: the logits of a picture are the same bits alone and in a batch, first and last.
+/// The logits of a picture are the same bits alone and in a batch, first and last.
 #[test]
 fn a_picture_does_not_depend_on_its_batch() {
     let device = Device::flex();

@@ -14,15 +14,15 @@ use smalti_nn::weights::{HostTensor, NamedTensors};
 pub fn diffusers(tensors: NamedTensors) -> NamedTensors {
     let mut renamed = NamedTensors::new();
     for (name, tensor) in tensors {
-        if let Some((path, leaf)) = name.rsplit_once(".ff.net.0.proj.").filter(|_| tensor.shape.first().is_some_and(|rows| rows.is_multiple_of(2))) {
-            if let Some((ours, _)) = place(path).filter(|(_, rest)| rest == "transformer.") {
-                // One map there is two here: what is gated, then the gate.
-                let (input, gate) = halves(tensor);
-                for (part, tensor) in [("input", input), ("gate", gate)] {
-                    renamed.insert(format!("{ours}.feed_forward.{part}.{leaf}"), pointwise(tensor));
-                }
-                continue;
+        if let Some((path, leaf)) = name.rsplit_once(".ff.net.0.proj.").filter(|_| tensor.shape.first().is_some_and(|rows| rows.is_multiple_of(2)))
+            && let Some((ours, _)) = place(path).filter(|(_, rest)| rest == "transformer.")
+        {
+            // One map there is two here: what is gated, then the gate.
+            let (input, gate) = halves(tensor);
+            for (part, tensor) in [("input", input), ("gate", gate)] {
+                renamed.insert(format!("{ours}.feed_forward.{part}.{leaf}"), pointwise(tensor));
             }
+            continue;
         }
         let (name, tensor) = renamed_tensor(&name).map_or_else(|| (name.clone(), tensor.clone()), |(ours, convert)| (ours, convert(tensor.clone())));
         renamed.insert(name, tensor);
