@@ -44,6 +44,7 @@ impl ImageTokenizerPart {
 
 /// The networks that can be an image tokenizer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a program holds one or two: a box would only be in the way
 pub enum ImageTokenizer {
     Vqgan(Vqgan),
     AutoencoderKl(AutoencoderKl),
@@ -118,6 +119,7 @@ pub struct GeneratorPart {
 
 /// The networks that can be a generator.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a program holds one or two: a box would only be in the way
 pub enum Generator {
     DalleBart(DalleBart),
     Diffusion(Box<Diffusion>),
@@ -165,6 +167,7 @@ impl Diffusion {
 
 /// The networks that can denoise.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // a program holds one or two: a box would only be in the way
 pub enum DiffusionNetwork {
     Unet(Unet),
     EfficientUnet(EfficientUnet),

@@ -50,7 +50,7 @@ impl RunFolder {
         let find =
             |table: &[(String, String)], key: &String| table.iter().find(|(name, _)| name == key).map_or("nothing".to_string(), |(_, value)| value.clone());
         let mut differing: Vec<String> = keys
-            .filter(|key| !FREE_KEYS.contains(&key.as_str()) && !(*key == "data.path" && knows_data) && find(&old, key) != find(&new, key))
+            .filter(|key| !(FREE_KEYS.contains(&key.as_str()) || *key == "data.path" && knows_data) && find(&old, key) != find(&new, key))
             .map(|key| format!("`{key}` was {}, is {}", find(&old, key), find(&new, key)))
             .collect();
         differing.dedup();

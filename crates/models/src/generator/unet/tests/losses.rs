@@ -92,7 +92,8 @@ fn expected_bound(step: &Step, variance: &[f64]) -> Vec<f64> {
         let deviation = (0.5 * (fraction * step.beta[r].ln() + (1.0 - fraction) * step.posterior_variance[r].ln())).exp();
         if r == 0 {
             let scaled = |x: f64| ((x - mean(predicted_clean)) / deviation).clamp(-12.0, 12.0);
-            let (low, high) = (if i % 4 == 0 { -12.0 } else { scaled(clean[i] - 1.0 / 255.0) }, if i % 4 == 1 { 12.0 } else { scaled(clean[i] + 1.0 / 255.0) });
+            let (low, high) =
+                (if i.is_multiple_of(4) { -12.0 } else { scaled(clean[i] - 1.0 / 255.0) }, if i % 4 == 1 { 12.0 } else { scaled(clean[i] + 1.0 / 255.0) });
             -mass(low, high).log2()
         } else {
             // E_q[log q - log p] over 12 deviations of q.
