@@ -184,6 +184,32 @@ fn single_networks_become_parts() {
     assert!(error.contains("expected a folder with one file of weights whose name says decoder, found 0"), "{error}");
 }
 
+/// Text tokenizers as their authors publish them: BERT's list of pieces, T5's SentencePiece model.
+#[test]
+fn original_text_tokenizers_beside_a_text_encoder_are_read() {
+    let encoder = |folder: &Path, name: &str, config: &str, weights: &str| {
+        for (from, to) in [(config, "config.json"), (weights, "model.safetensors")] {
+            fs::copy(Path::new("../models/src/text_encoder").join(name).join("goldens").join(from), folder.join(to)).unwrap();
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    encoder(folder.path(), "bert", "config.json", "weights.safetensors");
+    fs::write(folder.path().join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nred\nfox\n").unwrap();
+    let text_tokenizer = || bundle(Format::HuggingFaceBert, folder.path()).text_encoder.unwrap().text_tokenizer.unwrap();
+    assert_eq!(text_tokenizer().encode("A red FOX", 6).unwrap().tokens, [2, 5, 6, 7, 3, 0]);
+    fs::write(folder.path().join("tokenizer_config.json"), "{\"do_lower_case\": false}").unwrap();
+    assert_eq!(text_tokenizer().encode("A red FOX", 6).unwrap().tokens, [2, 1, 6, 1, 3, 0], "letters are kept");
+
+    let folder = tempfile::tempdir().unwrap();
+    encoder(folder.path(), "t5", "version_1_1_config.json", "version_1_1_weights.safetensors");
+    fs::copy("../data/goldens/sentence_piece_bytes.model", folder.path().join("spiece.model")).unwrap();
+    let error = parts(Format::HuggingFaceT5, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("spiece.model") && error.contains("at most 40 entries"), "read, and too large for the small network: {error}");
+    fs::write(folder.path().join("spiece.model"), "not a model").unwrap();
+    let error = parts(Format::HuggingFaceT5, folder.path()).unwrap_err().to_string();
+    assert!(error.contains("spiece.model"), "{error}");
+}
+
 fn copied(name: &str) -> tempfile::TempDir {
     fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();

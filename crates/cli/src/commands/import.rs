@@ -25,7 +25,7 @@ pub struct Flags {
     /// Folder of the bundle (of the weights file, for lpips and inception)
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The text tokenizer: tokenizer.json, or OpenAI CLIP's merges as .txt or .gz [default: the one beside the checkpoint]
+    /// The text tokenizer: tokenizer.json; OpenAI CLIP's merges (.txt, .gz), BERT's vocab.txt, T5's spiece.model [default: the one beside the checkpoint]
     #[arg(long, value_name = "FILE")]
     text_tokenizer: Option<PathBuf>,
     /// Side in pixels of the pictures an image tokenizer was trained on; the folder of a whole pipeline says it

@@ -1,7 +1,7 @@
 //! CLIP's text tower, T5 and BERT.
 
 use super::files::{Network, fitted, network, not_this};
-use super::text_tokenizers::{clip_text_tokenizer, text_tokenizer};
+use super::text_tokenizers::{bert_text_tokenizer, clip_text_tokenizer, t5_text_tokenizer};
 use super::{ImportedPart, Source, provenance};
 use crate::parts::TextEncoder;
 use crate::{PipelineError, TextEncoderPart};
@@ -36,7 +36,7 @@ pub(super) fn hugging_face_t5(source: &Source, device: &Device) -> Result<Import
     let config = t5::import::hugging_face_config(&config).map_err(|error| not_this(&path, error))?;
     let model = T5Encoder::new(&config, &mut Initializer::unread(device)).map_err(|error| not_this(&path, error))?;
     let model = fitted(&path, model, t5::import::hugging_face(tensors).tensors, device)?;
-    Ok(part(&path, TextEncoder::T5(model), text_tokenizer(source, config.vocabulary_size)?))
+    Ok(part(&path, TextEncoder::T5(model), t5_text_tokenizer(source, config.vocabulary_size)?))
 }
 
 pub(super) fn hugging_face_bert(source: &Source, device: &Device) -> Result<ImportedPart, PipelineError> {
@@ -44,7 +44,7 @@ pub(super) fn hugging_face_bert(source: &Source, device: &Device) -> Result<Impo
     let config = bert::import::hugging_face_config(&config).map_err(|error| not_this(&path, error))?;
     let model = Bert::new(&config, &mut Initializer::unread(device)).map_err(|error| not_this(&path, error))?;
     let model = fitted(&path, model, bert::import::hugging_face(tensors).tensors, device)?;
-    Ok(part(&path, TextEncoder::Bert(model), text_tokenizer(source, config.vocabulary_size)?))
+    Ok(part(&path, TextEncoder::Bert(model), bert_text_tokenizer(source, config.vocabulary_size)?))
 }
 
 fn part(path: &Path, model: TextEncoder, text_tokenizer: Option<TextTokenizer>) -> ImportedPart {

@@ -4,7 +4,7 @@ use super::Source;
 use super::files::{parse, read_text, wrong};
 use crate::PipelineError;
 use serde_json::{Map, Value};
-use smalti_data::text_tokenizer::{SpecialTokens, TextTokenizer};
+use smalti_data::text_tokenizer::{LetterCase, SpecialTokens, TextTokenizer};
 use std::path::{Path, PathBuf};
 
 /// The named file, or `tokenizer.json` beside the weights.
@@ -16,6 +16,35 @@ pub(super) fn text_tokenizer(source: &Source, vocabulary_size: usize) -> Result<
         None => return Ok(None),
     };
     from_file(path, vocabulary_size).map(Some)
+}
+
+/// T5's: the named file, or `tokenizer.json` or `spiece.model` beside the weights.
+pub(super) fn t5_text_tokenizer(source: &Source, vocabulary_size: usize) -> Result<Option<TextTokenizer>, PipelineError> {
+    original(source, "spiece.model", vocabulary_size, |path| Ok(TextTokenizer::from_sentence_piece(path)?))
+}
+
+/// BERT's: the named file, or `tokenizer.json` or `vocab.txt` beside the weights. Letters are lowered unless `tokenizer_config.json` says `do_lower_case: false`.
+pub(super) fn bert_text_tokenizer(source: &Source, vocabulary_size: usize) -> Result<Option<TextTokenizer>, PipelineError> {
+    original(source, "vocab.txt", vocabulary_size, |path| {
+        let keys = settings(path.parent().unwrap_or(Path::new(".")))?;
+        let kept = keys.get("do_lower_case") == Some(&Value::Bool(false));
+        Ok(TextTokenizer::from_word_pieces(path, if kept { LetterCase::Kept } else { LetterCase::Lower })?)
+    })
+}
+
+/// A text tokenizer that may lie there as its author's own file, of the kind of `name`, which `read` reads.
+fn original(
+    source: &Source,
+    name: &str,
+    vocabulary_size: usize,
+    read: impl Fn(&Path) -> Result<TextTokenizer, PipelineError>,
+) -> Result<Option<TextTokenizer>, PipelineError> {
+    let beside = ["tokenizer.json", name].map(|name| source.folder().join(name)).into_iter().find(|path| path.is_file());
+    let Some(path) = source.text_tokenizer.clone().or(beside) else { return Ok(None) };
+    if path.extension() != Path::new(name).extension() {
+        return from_file(&path, vocabulary_size).map(Some);
+    }
+    of_size(&path, read(&path)?, vocabulary_size).map(Some)
 }
 
 /// The named file, or what `transformers` writes for CLIP into the first of `folders` that has it: `tokenizer.json`, or `vocab.json` and `merges.txt`. What the
