@@ -13,6 +13,7 @@ use crate::recipes::vqgan::{VqganRecipe, VqganTraining};
 use crate::run_folder::RunFolder;
 use crate::train_loop::{LoopSettings, Outcome, train};
 use burn::tensor::Device;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -40,40 +41,17 @@ const SYSTEMS: [&str; 5] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart", "di
 impl Job {
     /// Checks a recipe; `run` is the run folder when it shall not be `runs/<name>`.
     pub fn resolve(file: &RecipeFile, run: Option<PathBuf>) -> Result<Self, RecipeError> {
-        let (system, name) = match file.get("system").and_then(|value| value.as_str()) {
-            Some("vqgan") => {
-                let recipe: VqganRecipe = file.typed()?;
-                recipe.validate(file)?;
-                let name = recipe.name.clone();
-                (System::Vqgan(Box::new(recipe)), name)
-            }
-            Some("autoencoder_kl") => {
-                let recipe: AutoencoderKlRecipe = file.typed()?;
-                recipe.validate(file)?;
-                let name = recipe.name.clone();
-                (System::AutoencoderKl(Box::new(recipe)), name)
-            }
-            Some("clip") => {
-                let recipe: ClipRecipe = file.typed()?;
-                recipe.validate(file)?;
-                let name = recipe.name.clone();
-                (System::Clip(Box::new(recipe)), name)
-            }
-            Some("dalle_bart") => {
-                let recipe: DalleBartRecipe = file.typed()?;
-                recipe.validate(file)?;
-                let name = recipe.name.clone();
-                (System::DalleBart(Box::new(recipe)), name)
-            }
-            Some("diffusion") => {
-                let recipe: DiffusionRecipe = file.typed()?;
-                recipe.validate(file)?;
-                let name = recipe.name.clone();
-                (System::Diffusion(Box::new(recipe)), name)
-            }
+        let system = match file.get("system").and_then(|value| value.as_str()) {
+            Some("vqgan") => System::Vqgan(checked(file, VqganRecipe::validate)?),
+            Some("autoencoder_kl") => System::AutoencoderKl(checked(file, AutoencoderKlRecipe::validate)?),
+            Some("clip") => System::Clip(checked(file, ClipRecipe::validate)?),
+            Some("dalle_bart") => System::DalleBart(checked(file, DalleBartRecipe::validate)?),
+            Some("diffusion") => System::Diffusion(checked(file, DiffusionRecipe::validate)?),
             Some(other) => return Err(file.reject("system", format!("expected one of {}, found `{other}`", SYSTEMS.join(", ")))),
             None => return Err(file.reject("system", format!("expected one of {}, found nothing", SYSTEMS.join(", ")))),
         };
+        // Every system has a name, which was checked to be text with the rest.
+        let name = file.get("name").and_then(|value| value.as_str()).unwrap_or_default();
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
             return Err(file.reject("name", format!("expected the name of a folder, found `{name}`")));
         }
@@ -100,4 +78,11 @@ impl Job {
         data.iter().try_for_each(|data| data.write(&run.data()))?;
         train(&mut recipe, settings, run, stop)
     }
+}
+
+/// The recipe with its types, once it is known to be possible.
+fn checked<R: DeserializeOwned>(file: &RecipeFile, validate: impl Fn(&R, &RecipeFile) -> Result<(), RecipeError>) -> Result<Box<R>, RecipeError> {
+    let recipe: R = file.typed()?;
+    validate(&recipe, file)?;
+    Ok(Box::new(recipe))
 }

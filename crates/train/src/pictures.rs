@@ -51,7 +51,7 @@ pub struct PictureSettings {
     /// Broken pictures that are replaced by others before it is an error.
     #[serde(default)]
     pub broken_limit: usize,
-    /// Where image tokens are kept that a generator trains on.
+    /// Where image tokens and latents are kept that a generator trains on.
     #[serde(default = "default_image_token_cache")]
     pub image_token_cache: PathBuf,
     /// Threads that decode ahead.
@@ -269,6 +269,36 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// One number.
 pub fn scalar(tensor: &Tensor<1>) -> f64 {
     tensor.clone().into_data().convert::<f32>().iter::<f32>().next().map_or(f64::NAN, f64::from)
+}
+
+/// Mean PSNR in dB and mean absolute difference of reconstructions, in the order of `items`. `reconstruct` is given `batch_size` items at a time and returns
+/// [batch, height, width, 3] in [-1, 1].
+pub fn reconstruction_measures(
+    items: &[Item],
+    batch_size: usize,
+    mut reconstruct: impl FnMut(&[Item]) -> Tensor<4>,
+) -> Result<[(&'static str, f64); 2], TrainError> {
+    let (mut psnr, mut l1) = (0.0, 0.0);
+    for items in items.chunks(batch_size) {
+        // As 8-bit pictures, which is how everybody else will see them.
+        for (made, item) in to_pictures(reconstruct(items))?.iter().zip(items) {
+            let (made, original) = (made.to_f32(), item.picture.to_f32());
+            l1 += made.iter().zip(&original).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>() / original.len() as f64;
+            // A perfect picture has no finite PSNR; 99 dB is beyond what 8 bits can tell.
+            psnr += smalti_metrics::psnr::psnr(&made, &original, 2.0)?.min(99.0);
+        }
+    }
+    Ok([("psnr", psnr / items.len() as f64), ("l1", l1 / items.len() as f64)])
+}
+
+/// Eight originals over their reconstructions, twice.
+pub fn reconstruction_sheet(items: &[Item], mut reconstruct: impl FnMut(&[Item]) -> Tensor<4>) -> Result<Picture, TrainError> {
+    let mut rows = Vec::new();
+    for items in items[..items.len().min(16)].chunks(8.min(items.len())) {
+        rows.push(items.iter().map(|item| item.picture.clone()).collect());
+        rows.push(to_pictures(reconstruct(items))?);
+    }
+    sheet(&rows)
 }
 
 /// Rows of pictures on one sheet, each row as long as the first.

@@ -17,6 +17,7 @@ use smalti_data::Picture;
 use smalti_data::resize::{Filter, resize};
 use smalti_generation::diffusion::guidance::{self, Interval};
 use smalti_generation::diffusion::{Known, Level, Plan, Process, sample};
+use smalti_generation::diffusion::{augmentation, flow};
 use smalti_generation::random::{normal_pictures, picture_rng};
 use smalti_models::generator::conditions::LowResolution;
 use std::convert::Infallible;
@@ -135,7 +136,7 @@ impl DiffusionSystem {
             conditions.low_resolution = low_resolution
                 .as_ref()
                 .map(|low| LowResolution { picture: low.picture.clone().repeat_dim(0, copies), noise_level: low.noise_level.clone().repeat_dim(0, copies) });
-            let output = rows(stage.network.forward(noisy, timesteps, conditions), shape[2]);
+            let output = by_picture(stage.network.forward(noisy, timesteps, conditions), shape[2]);
             if !guided {
                 return Ok::<_, Infallible>(output);
             }
@@ -241,13 +242,13 @@ impl DiffusionSystem {
 /// How a smaller picture becomes as large as the next stage's canvas, in training and in sampling alike.
 pub const ENLARGING: Filter = Filter::Bilinear;
 
-/// The level of noise on a smaller picture: a share, in [0, 1], of the trained steps.
+/// The level of noise on a smaller picture, by a share in [0, 1]: of the trained steps where the process has such, else of the straight way to pure noise.
 pub fn augmentation_level(process: &Process, share: f64) -> Level {
     match process {
-        // 0 is no noise at all, not the first trained step.
-        Process::VariancePreserving(schedule) => schedule.level_at(share * schedule.train_steps() as f64 - 1.0),
+        Process::VariancePreserving(schedule) => augmentation::level(schedule, share),
         Process::Flow(config) => config.level(share),
-        Process::VarianceExploding(config) => Level { timestep: config.sigma_max * share, alpha: 1.0, sigma: config.sigma_max * share },
+        // How far noise must reach to drown an exploding sample says nothing of a picture that stays within [-1, 1].
+        Process::VarianceExploding(_) => flow::Config { train_steps: 1000, shift: 1.0 }.level(share),
     }
 }
 
@@ -308,7 +309,7 @@ fn plan(config: &DiffusionConfig, options: &DiffusionOptions) -> Result<Plan, Pi
 }
 
 /// [batch, height, width, channels] or twice the channels -> for each picture all of the prediction, then all of the variance.
-fn rows(output: Tensor<4>, channels: usize) -> Vec<f32> {
+fn by_picture(output: Tensor<4>, channels: usize) -> Vec<f32> {
     let [batch, height, width, found] = output.dims();
     if found == channels {
         return output.into_data().iter::<f32>().collect();
@@ -338,7 +339,7 @@ mod tests {
     #[test]
     fn learned_variances_follow_their_predictions() {
         let output = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]], [[[5.0, 6.0], [7.0, 8.0]]]], &Default::default());
-        assert_eq!(rows(output.clone(), 1), [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
-        assert_eq!(rows(output, 2), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        assert_eq!(by_picture(output.clone(), 1), [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
+        assert_eq!(by_picture(output, 2), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     }
 }

@@ -5,7 +5,7 @@ use crate::TrainError;
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
 use crate::objective::{AdversarialSettings, Objective, ObjectiveSettings, PerceptualSettings};
-use crate::pictures::{self, PictureSettings, Pictures, scalar, sheet, stack, to_pictures};
+use crate::pictures::{self, PictureSettings, Pictures, reconstruction_measures, reconstruction_sheet, scalar, stack};
 use crate::recipe::{Measures, Pass, Recipe, RunFacts};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
@@ -150,31 +150,13 @@ impl Recipe for AutoencoderKlTraining {
 
     fn evaluate(&mut self) -> Result<Measures, TrainError> {
         let network = self.autoencoder.averaged();
-        let (mut psnr, mut l1, mut count) = (0.0, 0.0, 0);
-        for items in self.pictures.evaluation().chunks(self.recipe.train.batch_size) {
-            // As 8-bit pictures, which is how everybody else will see them.
-            for (made, item) in to_pictures(self.reconstruct(&network, items))?.iter().zip(items) {
-                let (made, original) = (made.to_f32(), item.picture.to_f32());
-                l1 += made.iter().zip(&original).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>() / original.len() as f64;
-                // A perfect picture has no finite PSNR; 99 dB is beyond what 8 bits can tell.
-                psnr += smalti_metrics::psnr::psnr(&made, &original, 2.0)?.min(99.0);
-                count += 1;
-            }
-        }
-        let figures = [("psnr", psnr / count as f64), ("l1", l1 / count as f64)];
+        let figures = reconstruction_measures(self.pictures.evaluation(), self.recipe.train.batch_size, |items| self.reconstruct(&network, items))?;
         Ok(figures.map(|(name, value)| (self.pictures.measure(name), value)).into())
     }
 
-    /// Eight originals over their reconstructions, twice.
     fn sample(&mut self) -> Result<Option<Picture>, TrainError> {
         let network = self.autoencoder.averaged();
-        let mut rows = Vec::new();
-        let items = self.pictures.evaluation();
-        for items in items[..items.len().min(16)].chunks(8.min(items.len())) {
-            rows.push(items.iter().map(|item| item.picture.clone()).collect());
-            rows.push(to_pictures(self.reconstruct(&network, items))?);
-        }
-        Ok(Some(sheet(&rows)?))
+        reconstruction_sheet(self.pictures.evaluation(), |items| self.reconstruct(&network, items)).map(Some)
     }
 
     fn export(&mut self, folder: &Path, facts: &RunFacts) -> Result<(), TrainError> {

@@ -1,9 +1,9 @@
 //! The five tests of every model, and the reference's losses and gradients.
 
 use super::*;
-use burn::module::{ModuleVisitor, Param};
+use crate::golden_gradients::{compare_gradients_by_tensor, named_gradients};
 use burn::optim::{AdamConfig, GradientsParams};
-use burn::tensor::{Device, Gradients, TensorData};
+use burn::tensor::{Device, TensorData};
 use smalti_nn::weights::{self, HostTensor, NamedTensors, WeightsError, safetensors};
 use smalti_testing::{check_close, golden, module_gradient_check};
 use std::path::Path;
@@ -85,7 +85,7 @@ fn agrees_with_diffusers_forward_and_backward() {
         let total = (loss::l1(picture, x) + kl * weight) * value_count;
         check_close("total", total.clone(), golden.array("total"), 1e-4);
         let expected = import::diffusers(read(&format!("{name}_gradients.safetensors"))).tensors;
-        compare_gradients(named_gradients(&autoencoder, &total.backward()), expected);
+        compare_gradients_by_tensor(named_gradients(&autoencoder, &total.backward()), expected);
     }
 }
 
@@ -293,47 +293,4 @@ fn weights_go_round_and_a_misfit_is_reported_whole() {
     assert_eq!(report.missing, ["to_moments.bias"]);
     assert_eq!(report.unused, ["encoder.mid_block.attentions.0.to_k.scale"]);
     assert_eq!(report.misshapen, [("from_latents.bias".to_string(), vec![3], vec![4])]);
-}
-
-fn named_gradients<M: Module>(module: &M, gradients: &Gradients) -> NamedTensors {
-    struct Visitor<'a> {
-        path: Vec<String>,
-        gradients: &'a Gradients,
-        found: NamedTensors,
-    }
-    impl ModuleVisitor for Visitor<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.gradients) {
-                let tensor = HostTensor::new(gradient.dims(), gradient.into_data().iter::<f32>().collect());
-                self.found.insert(self.path.join("."), tensor);
-            }
-        }
-    }
-    let mut visitor = Visitor { path: Vec::new(), gradients, found: NamedTensors::new() };
-    module.visit(&mut visitor);
-    visitor.found
-}
-
-fn compare_gradients(found: NamedTensors, expected: NamedTensors) {
-    let names = |tensors: &NamedTensors| tensors.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    // A bias before a normalisation over its own channel, and that of a key, have no influence; what is left there is rounding.
-    let square = |tensor: &HostTensor| tensor.values.iter().map(|value| value * value).sum::<f32>();
-    let count: usize = expected.values().map(|tensor| tensor.values.len()).sum();
-    let rms = (expected.values().map(square).sum::<f32>() / count as f32).sqrt();
-    for (name, tensor) in found {
-        let reference = &expected[&name];
-        assert_eq!(tensor.shape, reference.shape, "{name}");
-        if square(reference).sqrt() > 1e-3 * rms {
-            check_close(&name, tensor.values, reference.values.clone(), 1e-4);
-        } else {
-            assert!(square(&tensor).sqrt() < 2e-3 * rms, "{name}: expected next to nothing");
-        }
-    }
 }

@@ -1,9 +1,9 @@
 //! The five tests of every model, the reference's gradients, and the published weights of TAEF2 on a picture.
 
 use super::*;
-use burn::module::{ModuleVisitor, Param};
+use crate::golden_gradients::named_gradients;
 use burn::optim::{AdamConfig, GradientsParams};
-use burn::tensor::{Device, Gradients, TensorData};
+use burn::tensor::{Device, TensorData};
 use smalti_nn::weights::{self, HostTensor, NamedTensors, WeightsError, safetensors};
 use smalti_testing::{check_close, golden, module_gradient_check};
 use std::path::Path;
@@ -203,29 +203,4 @@ fn published_configs_are_valid() {
     }
     let error = Config { decoder_block_counts: vec![1], ..tiny() }.validate().unwrap_err();
     assert_eq!(error.to_string(), "`decoder_block_counts`: expected 2 levels, found 1");
-}
-
-fn named_gradients<M: Module>(module: &M, gradients: &Gradients) -> NamedTensors {
-    struct Visitor<'a> {
-        path: Vec<String>,
-        gradients: &'a Gradients,
-        found: NamedTensors,
-    }
-    impl ModuleVisitor for Visitor<'_> {
-        fn enter_module(&mut self, name: &str, _container: &str) {
-            self.path.push(name.to_string());
-        }
-        fn exit_module(&mut self, _name: &str, _container: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.gradients) {
-                let tensor = HostTensor::new(gradient.dims(), gradient.into_data().iter::<f32>().collect());
-                self.found.insert(self.path.join("."), tensor);
-            }
-        }
-    }
-    let mut visitor = Visitor { path: Vec::new(), gradients, found: NamedTensors::new() };
-    module.visit(&mut visitor);
-    visitor.found
 }
