@@ -21,8 +21,10 @@ pub struct Transform {
     #[serde(default)]
     pub flip_probability: f32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_jitter: Option<PlacementJitter>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour_jitter: Option<ColourJitter>,
-    /// What [`Crop::Pad`] fills with.
+    /// What [`Crop::Pad`] and [`PlacementJitter`] fill with.
     #[serde(default = "white")]
     pub background: [u8; 3],
 }
@@ -40,6 +42,18 @@ pub enum Crop {
     Squash,
     /// The longer side to `size`, then bars of the background.
     Pad,
+}
+
+/// The whole square made smaller and moved at random, on a canvas of the background: right for drawings on a plain ground. 0 leaves that property alone.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlacementJitter {
+    /// The farthest move along each axis, as a share of the side. What leaves the canvas is cut off.
+    #[serde(default)]
+    pub shift: f32,
+    /// The side becomes a factor in [1 - x, 1] of itself.
+    #[serde(default)]
+    pub shrink: f32,
 }
 
 /// Random factors in [1 - x, 1 + x], drawn once for each picture. 0 leaves that property alone.
@@ -64,13 +78,13 @@ fn white() -> [u8; 3] {
 impl Transform {
     /// Centre crop, Lanczos, nothing random.
     pub fn new(size: usize) -> Self {
-        Self { size, crop: Crop::Centre, filter: Filter::Lanczos, flip_probability: 0.0, colour_jitter: None, background: white() }
+        Self { size, crop: Crop::Centre, filter: Filter::Lanczos, flip_probability: 0.0, placement_jitter: None, colour_jitter: None, background: white() }
     }
 
     /// The same without anything random: for evaluation and encoding.
     pub fn without_randomness(&self) -> Self {
         let crop = if self.crop == Crop::Random { Crop::Centre } else { self.crop };
-        Self { crop, flip_probability: 0.0, colour_jitter: None, ..self.clone() }
+        Self { crop, flip_probability: 0.0, placement_jitter: None, colour_jitter: None, ..self.clone() }
     }
 
     /// Whether two rngs can give two results.
@@ -87,6 +101,13 @@ impl Transform {
         if !(0.0..=1.0).contains(&self.flip_probability) {
             return wrong("flip_probability", "a probability in [0, 1]", self.flip_probability.to_string());
         }
+        if let Some(PlacementJitter { shift, shrink }) = self.placement_jitter {
+            for (key, value) in [("shift", shift), ("shrink", shrink)] {
+                if !(0.0..=0.5).contains(&value) {
+                    return wrong(key, "a share of the side in [0, 0.5]", value.to_string());
+                }
+            }
+        }
         if let Some(ColourJitter { brightness, contrast, saturation }) = self.colour_jitter {
             for (key, value) in [("brightness", brightness), ("contrast", contrast), ("saturation", saturation)] {
                 if !(0.0..=1.0).contains(&value) {
@@ -100,8 +121,11 @@ impl Transform {
     /// A `size` x `size` picture. The number of draws from `rng` depends on the settings alone, never on the picture.
     pub fn apply(&self, picture: &Picture, rng: &mut impl Rng) -> Picture {
         let place: (f64, f64) = if self.crop == Crop::Random { (rng.random(), rng.random()) } else { (0.5, 0.5) };
+        let mut square = match self.placement_jitter {
+            Some(jitter) => self.place(picture, place, jitter, [rng.random(), rng.random(), rng.random()]),
+            None => self.to_square(picture, place),
+        };
         let flip = self.flip_probability > 0.0 && rng.random::<f32>() < self.flip_probability;
-        let mut square = self.to_square(picture, place);
         if flip {
             mirror(&mut square);
         }
@@ -111,6 +135,26 @@ impl Transform {
             change_colours(&mut square, brightness, contrast, saturation);
         }
         square
+    }
+
+    /// `draws` in [0, 1): of the factor, of the moves to the right and down.
+    fn place(&self, picture: &Picture, crop: (f64, f64), jitter: PlacementJitter, draws: [f32; 3]) -> Picture {
+        let side = self.size as f32;
+        let inner = ((side * (1.0 - jitter.shrink * draws[0])).round() as usize).max(1);
+        let square = Self { size: inner, ..self.clone() }.to_square(picture, crop);
+        let margin = (self.size - inner) / 2;
+        let [left, top] = [draws[1], draws[2]].map(|draw| margin as isize + (side * jitter.shift * (2.0 * draw - 1.0)).round() as isize);
+        let mut canvas = Picture::filled(self.size, self.size, self.background);
+        let inside = |at: usize, offset: isize| usize::try_from(at as isize - offset).ok().filter(|&at| at < inner);
+        for (row, pixels) in canvas.rgb.chunks_exact_mut(self.size * 3).enumerate() {
+            for (column, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+                if let (Some(y), Some(x)) = (inside(row, top), inside(column, left)) {
+                    let from = (y * inner + x) * 3;
+                    pixel.copy_from_slice(&square.rgb[from..from + 3]);
+                }
+            }
+        }
+        canvas
     }
 
     fn to_square(&self, picture: &Picture, place: (f64, f64)) -> Picture {

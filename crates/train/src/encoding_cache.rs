@@ -40,71 +40,83 @@ impl Words {
     }
 }
 
-/// Image tokens by picture.
+/// Image tokens by variant and picture.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ImageTokens(Words);
+pub struct ImageTokens(Vec<Words>);
 
 impl ImageTokens {
     pub fn token_count(&self) -> usize {
-        self.0.count
+        self.0[0].count
     }
 
-    /// The image tokens of picture `index` of the data set, row after row; `None` where it could not be read.
-    pub fn of(&self, index: usize) -> Option<&[u32]> {
-        self.0.of(index)
+    /// The image tokens of a variant of picture `index` of the data set, row after row; `None` where it could not be read.
+    pub fn of(&self, index: usize, variant: usize) -> Option<&[u32]> {
+        self.0[variant].of(index)
     }
 
-    pub fn picture_count(&self) -> usize {
-        self.0.picture_count()
+    /// The pictures that could be read, in every variant.
+    pub fn readable(&self) -> Vec<usize> {
+        readable(&self.0)
     }
 }
 
-/// Latents by picture, not scaled: means, and logarithms of variances where the image tokenizer has them.
+/// Latents by variant and picture, not scaled: means, and logarithms of variances where the image tokenizer has them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Latents {
-    words: Words,
+    variants: Vec<Words>,
     /// Numbers of the latents of one picture.
     value_count: usize,
 }
 
 impl Latents {
-    /// Means [rows * columns * channels] of picture `index` and, for a KL autoencoder, as many logarithms of variances.
-    pub fn of(&self, index: usize) -> Option<(Vec<f32>, Vec<f32>)> {
-        let values: Vec<f32> = self.words.of(index)?.iter().map(|&bits| f32::from_bits(bits)).collect();
+    /// Means [rows * columns * channels] of a variant of picture `index` and, for a KL autoencoder, as many logarithms of variances.
+    pub fn of(&self, index: usize, variant: usize) -> Option<(Vec<f32>, Vec<f32>)> {
+        let values: Vec<f32> = self.variants[variant].of(index)?.iter().map(|&bits| f32::from_bits(bits)).collect();
         let (mean, log_variance) = values.split_at(self.value_count);
         Some((mean.to_vec(), log_variance.to_vec()))
     }
 
-    pub fn picture_count(&self) -> usize {
-        self.words.picture_count()
+    /// The pictures that could be read, in every variant.
+    pub fn readable(&self) -> Vec<usize> {
+        readable(&self.variants)
     }
+}
+
+fn readable(variants: &[Words]) -> Vec<usize> {
+    (0..variants[0].picture_count()).filter(|&index| variants.iter().all(|words| words.of(index).is_some())).collect()
 }
 
 /// Reads the image tokens of all training pictures from `cache`, and makes those that are not there yet. `tokenizer_checksum` stands for the weights.
 pub fn image_tokens(cache: &Path, pictures: &Pictures, tokenizer: &ImageTokenizerPart, tokenizer_checksum: &str) -> Result<ImageTokens, TrainError> {
     let code_count = discrete(tokenizer)?.code_count();
     let token_count = tokenizer.grid().iter().product();
-    let folder = cache.join(folder_name(pictures, tokenizer, tokenizer_checksum, "tokens"));
-    let words = cached(&folder, pictures, token_count, |token| (token as usize) < code_count, |items| encode_items(tokenizer, items))?;
-    Ok(ImageTokens(words))
+    let variant = |variant| {
+        let folder = cache.join(folder_name(pictures, tokenizer, tokenizer_checksum, "tokens", variant));
+        cached(&folder, pictures, variant, token_count, |token| (token as usize) < code_count, |items| encode_items(tokenizer, items))
+    };
+    Ok(ImageTokens((0..pictures.settings().encoded_variants).map(variant).collect::<Result<_, _>>()?))
 }
 
 /// The same for latents.
 pub fn latents(cache: &Path, pictures: &Pictures, tokenizer: &ImageTokenizerPart, tokenizer_checksum: &str) -> Result<Latents, TrainError> {
     let value_count = tokenizer.grid().iter().product::<usize>() * tokenizer.model.config().latent_channels();
     let moments = if matches!(tokenizer.model, ImageTokenizer::AutoencoderKl(_)) { 2 } else { 1 };
-    let folder = cache.join(folder_name(pictures, tokenizer, tokenizer_checksum, "latents"));
     let finite = |bits| f32::from_bits(bits).is_finite();
-    let words = cached(&folder, pictures, value_count * moments, finite, |items| {
-        Ok(encode_latents(tokenizer, items).into_iter().flatten().map(f32::to_bits).collect())
-    })?;
-    Ok(Latents { words, value_count })
+    let variant = |variant| {
+        let folder = cache.join(folder_name(pictures, tokenizer, tokenizer_checksum, "latents", variant));
+        cached(&folder, pictures, variant, value_count * moments, finite, |items| {
+            Ok(encode_latents(tokenizer, items).into_iter().flatten().map(f32::to_bits).collect())
+        })
+    };
+    let variants = (0..pictures.settings().encoded_variants).map(variant).collect::<Result<_, _>>()?;
+    Ok(Latents { variants, value_count })
 }
 
-/// The words of all training pictures: parts that are there and whole are read, the others made by `encode`.
+/// The words of a variant of all training pictures: parts that are there and whole are read, the others made by `encode`.
 fn cached(
     folder: &Path,
     pictures: &Pictures,
+    variant: usize,
     count: usize,
     valid: impl Fn(u32) -> bool,
     encode: impl Fn(&[Item]) -> Result<Vec<u32>, TrainError>,
@@ -119,8 +131,9 @@ fn cached(
         let part = match read_part(&path, range.len() * count, &valid) {
             Some(part) => part,
             None => {
-                eprintln!("encoding pictures {} to {} of {}", range.start + 1, range.end, dataset.len());
-                let part = encode_part(pictures, range, count, &mut broken_left, &encode)?;
+                let which = if variant == 0 { String::new() } else { format!(", variant {}", variant + 1) };
+                eprintln!("encoding pictures {} to {} of {}{which}", range.start + 1, range.end, dataset.len());
+                let part = encode_part(pictures, variant, range, count, &mut broken_left, &encode)?;
                 write_part(&path, &part).map_err(|source| TrainError::io(&path, source))?;
                 part
             }
@@ -130,15 +143,17 @@ fn cached(
     Ok(Words { count, values })
 }
 
-fn folder_name(pictures: &Pictures, tokenizer: &ImageTokenizerPart, checksum: &str, kind: &str) -> PathBuf {
+fn folder_name(pictures: &Pictures, tokenizer: &ImageTokenizerPart, checksum: &str, kind: &str, variant: usize) -> PathBuf {
     let settings = pictures.settings();
+    let transform = settings.transform();
+    let transform = if variant == 0 { format!("{:?}", transform.without_randomness()) } else { format!("variant {variant} of {transform:?}") };
     let mut hasher = Sha256::new();
     for text in [
         kind.to_string(),
         checksum.to_string(),
         format!("{:?}", tokenizer.model.config()),
         pictures.training().fingerprint(),
-        format!("{:?}", settings.transform().without_randomness()),
+        transform,
         format!("{:?}", settings.decode()),
     ] {
         hasher.update((text.len() as u64).to_le_bytes());
@@ -149,6 +164,7 @@ fn folder_name(pictures: &Pictures, tokenizer: &ImageTokenizerPart, checksum: &s
 
 fn encode_part(
     pictures: &Pictures,
+    variant: usize,
     range: std::ops::Range<usize>,
     count: usize,
     broken_left: &mut usize,
@@ -157,7 +173,7 @@ fn encode_part(
     let mut words = vec![BROKEN; range.len() * count];
     let mut readable = Vec::new();
     for index in range.clone() {
-        match pictures.item(index) {
+        match pictures.item(index, variant) {
             Ok(item) => readable.push(item),
             Err(error) if *broken_left > 0 => {
                 eprintln!("warning: {error}; left out");

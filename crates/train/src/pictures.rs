@@ -4,13 +4,14 @@ use crate::TrainError;
 use crate::recipe::{Pass, Purpose, stream};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use burn::tensor::{Device, Tensor, TensorData};
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 use smalti_data::dataset::{self, CaptionRule, Dataset, DatasetConfig, DatasetKind};
 use smalti_data::grid::{self, GridOptions};
 use smalti_data::loader::{Batch, Item, Loader, LoaderOptions};
 use smalti_data::picture::DecodeOptions;
 use smalti_data::resize::Filter;
-use smalti_data::transform::{ColourJitter, Crop, Transform};
+use smalti_data::transform::{ColourJitter, Crop, PlacementJitter, Transform};
 use smalti_data::{DataError, Picture};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub struct PictureSettings {
     #[serde(default)]
     pub flip_probability: f32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_jitter: Option<PlacementJitter>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub colour_jitter: Option<ColourJitter>,
     /// Behind transparent pictures, and the bars of `crop = "pad"`.
     #[serde(default = "white")]
@@ -54,6 +57,9 @@ pub struct PictureSettings {
     /// Where image tokens and latents are kept that a generator trains on.
     #[serde(default = "default_image_token_cache")]
     pub image_token_cache: PathBuf,
+    /// Where pictures are encoded once: how many versions of each are kept. The first is the plain picture, the others are its random changes.
+    #[serde(default = "one")]
+    pub encoded_variants: usize,
     /// Threads that decode ahead.
     #[serde(default = "one")]
     pub worker_count: usize,
@@ -91,6 +97,13 @@ impl PictureSettings {
             let key = if key == "size" { "image_size" } else { key };
             return Err(file.reject(&format!("data.{key}"), format!("expected {expected}, found {found}")));
         }
+        if !(1..=64).contains(&self.encoded_variants) {
+            return Err(file.reject("data.encoded_variants", format!("expected 1 to 64, found {}", self.encoded_variants)));
+        }
+        if self.encoded_variants > 1 && !self.transform().is_random() {
+            let expected = "expected a random change of the pictures beside it, such as data.placement_jitter, found none: the variants would be equal";
+            return Err(file.reject("data.encoded_variants", expected));
+        }
         if self.evaluation_count == 0 {
             return Err(file.reject("data.evaluation_count", "expected at least 1, found 0"));
         }
@@ -98,8 +111,8 @@ impl PictureSettings {
     }
 
     pub fn transform(&self) -> Transform {
-        let Self { image_size, crop, filter, flip_probability, colour_jitter, background, .. } = self.clone();
-        Transform { size: image_size, crop, filter, flip_probability, colour_jitter, background }
+        let Self { image_size, crop, filter, flip_probability, placement_jitter, colour_jitter, background, .. } = self.clone();
+        Transform { size: image_size, crop, filter, flip_probability, placement_jitter, colour_jitter, background }
     }
 
     pub fn decode(&self) -> DecodeOptions {
@@ -202,9 +215,12 @@ impl Pictures {
         Ok(batch)
     }
 
-    /// Training picture `index`, decoded and without anything random.
-    pub fn item(&self, index: usize) -> Result<Item, DataError> {
-        decoded(&self.training, index, &self.settings.transform().without_randomness(), &self.settings.decode())
+    /// Training picture `index`, decoded: variant 0 without anything random, the others with random changes of their own, the same in every run.
+    pub fn item(&self, index: usize, variant: usize) -> Result<Item, DataError> {
+        let transform = self.settings.transform();
+        let transform = if variant == 0 { transform.without_randomness() } else { transform };
+        let mut rng = stream(variant as u64, Purpose::Variant, index as u64);
+        decoded(&self.training, index, &transform, &self.settings.decode(), &mut rng)
     }
 
     /// `count` training pictures at most, in even steps through the data set, decoded and without anything random.
@@ -219,7 +235,9 @@ fn evenly_spread(dataset: &Dataset, settings: &PictureSettings, count: usize) ->
     let mut items = Vec::with_capacity(count);
     let mut broken_count = 0;
     for place in 0..count {
-        match decoded(dataset, place * dataset.len() / count, &transform, &decode) {
+        // Nothing is drawn from it: the transform has nothing random left.
+        let mut unused = stream(0, Purpose::Variant, 0);
+        match decoded(dataset, place * dataset.len() / count, &transform, &decode, &mut unused) {
             Ok(item) => items.push(item),
             Err(error) if broken_count < settings.broken_limit => {
                 eprintln!("warning: {error}; skipped");
@@ -234,12 +252,10 @@ fn evenly_spread(dataset: &Dataset, settings: &PictureSettings, count: usize) ->
     Ok(items)
 }
 
-fn decoded(dataset: &Dataset, index: usize, transform: &Transform, decode: &DecodeOptions) -> Result<Item, DataError> {
+fn decoded(dataset: &Dataset, index: usize, transform: &Transform, decode: &DecodeOptions, rng: &mut impl Rng) -> Result<Item, DataError> {
     let sample = dataset.sample(index)?;
     let picture = Picture::decode(&sample.picture, decode).map_err(|reason| DataError::Picture { key: sample.key.clone(), reason })?;
-    // Nothing is drawn from it: the transform has nothing random left.
-    let mut unused = stream(0, Purpose::Sample, 0);
-    let picture = transform.apply(&picture, &mut unused);
+    let picture = transform.apply(&picture, rng);
     Ok(Item { index, key: sample.key, picture, captions: sample.captions, fields: sample.fields })
 }
 

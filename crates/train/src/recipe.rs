@@ -95,6 +95,7 @@ pub enum Purpose {
     Prepare = 3,
     Sample = 4,
     Epoch = 5,
+    Variant = 6,
 }
 
 /// Stream `number` of a purpose of a run.

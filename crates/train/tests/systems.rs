@@ -177,6 +177,19 @@ fn a_generator_bundle_holds_what_its_recipe_named_and_its_image_tokens_are_made_
     runs.train("dalle_bart", "again", &[&DALLE_BART, &named], false);
     assert_eq!(parts[0].as_ref().unwrap().metadata().unwrap().modified().unwrap(), made, "read, not made again");
     assert_eq!(runs.weights("again", 6, "generator"), runs.weights("generator", 6, "generator"), "the same recipe gives the same weights");
+
+    // Changed versions lie beside the plain ones, which are not made again, and are drawn the same in every run.
+    let varied: &[&str] = &["data.encoded_variants=3", "data.placement_jitter={ shift = 0.2, shrink = 0.2 }"];
+    runs.train("dalle_bart", "varied", &[&DALLE_BART, &named, varied], false);
+    let words = |folder: std::fs::DirEntry| std::fs::read(folder.path().join("part-00000.words")).unwrap();
+    let variants: Vec<_> = std::fs::read_dir(runs.path("cache")).unwrap().map(|folder| words(folder.unwrap())).collect();
+    assert_eq!(variants.len(), 3);
+    assert!(variants[0] != variants[1] && variants[1] != variants[2] && variants[0] != variants[2]);
+    assert_eq!(parts[0].as_ref().unwrap().metadata().unwrap().modified().unwrap(), made);
+    runs.train("dalle_bart", "varied-again", &[&DALLE_BART, &named, varied], false);
+    assert_eq!(runs.weights("varied-again", 6, "generator"), runs.weights("varied", 6, "generator"));
+    assert_ne!(runs.weights("varied", 6, "generator"), runs.weights("generator", 6, "generator"));
+
     runs.train("dalle_bart", "small", &[&DALLE_BART, &named, &["train.batch_size=1", "train.accumulation=4", "optimizer.epsilon=1e-3"]], false);
     runs.train("dalle_bart", "large", &[&DALLE_BART, &named, &["optimizer.epsilon=1e-3"]], false);
     assert_close(&runs.weights("small", 6, "generator"), &runs.weights("large", 6, "generator"), 2e-4, "accumulation");

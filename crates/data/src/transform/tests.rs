@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::collections::BTreeSet;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
@@ -60,6 +62,31 @@ fn colour_factors_of_one_change_nothing_and_saturation_zero_is_grey() {
 }
 
 #[test]
+fn a_jittered_placement_moves_the_whole_square_over_the_background() {
+    let dark = Picture::filled(8, 8, [5; 3]);
+    let jitter = |shift, shrink| Transform { placement_jitter: Some(PlacementJitter { shift, shrink }), background: [200; 3], ..Transform::new(8) };
+    assert_eq!(jitter(0.0, 0.0).apply(&dark, &mut rng(3)), dark);
+    let (mut moves, mut sides) = (BTreeSet::new(), BTreeSet::new());
+    for seed in 0..200 {
+        let at = |picture: &Picture, x: usize, y: usize| picture.rgb[(y * 8 + x) * 3];
+        let moved = jitter(0.25, 0.0).apply(&dark, &mut rng(seed));
+        let covered = |count: usize, value: &dyn Fn(usize) -> u8| (0..count).filter(|&place| value(place) == 5).collect::<Vec<_>>();
+        let columns = covered(8, &|x| (0..8).map(|y| at(&moved, x, y)).min().unwrap());
+        // A move by n leaves 8 - n columns, at one end.
+        moves.insert(if columns[0] == 0 { columns.len() as isize - 8 } else { columns[0] as isize });
+        assert_eq!(columns.last().unwrap() - columns[0] + 1, columns.len());
+        let shrunk = jitter(0.0, 0.5).apply(&dark, &mut rng(seed));
+        let columns = covered(8, &|x| at(&shrunk, x, 4));
+        let rows = covered(8, &|y| at(&shrunk, 4, y));
+        assert_eq!(columns, rows, "a square stays one, in the middle");
+        assert_eq!(columns[0], (8 - columns.len()) / 2);
+        sides.insert(columns.len());
+    }
+    assert_eq!(moves.into_iter().collect::<Vec<_>>(), [-2, -1, 0, 1, 2]);
+    assert_eq!(sides.into_iter().collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
+}
+
+#[test]
 fn extreme_proportions_are_handled() {
     for (width, height) in [(1, 1), (4000, 1), (1, 4000)] {
         for crop in [Crop::Centre, Crop::Random, Crop::Squash, Crop::Pad] {
@@ -75,6 +102,7 @@ fn impossible_values_are_named() {
         (Transform::new(0), "size"),
         (Transform { flip_probability: 1.5, ..Transform::new(8) }, "flip_probability"),
         (Transform { colour_jitter: Some(ColourJitter { brightness: 0.1, contrast: f32::NAN, saturation: 0.0 }), ..Transform::new(8) }, "contrast"),
+        (Transform { placement_jitter: Some(PlacementJitter { shift: 0.7, shrink: 0.0 }), ..Transform::new(8) }, "shift"),
     ] {
         let message = transform.validate().unwrap_err().to_string();
         assert!(message.contains(key), "{message}");

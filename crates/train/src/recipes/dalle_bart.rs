@@ -151,8 +151,9 @@ impl DalleBartRecipe {
         if self.loss.caption_drop_rate == 0.0 {
             warnings.push("loss.caption_drop_rate is 0: this generator will not know the empty caption, so use it with a guidance scale of 1 only".to_string());
         }
-        if self.data.transform().is_random() {
-            warnings.push("[data] has random changes of the pictures: image tokens are made once, without them".to_string());
+        if self.data.transform().is_random() && self.data.encoded_variants == 1 {
+            let use_them = "data.encoded_variants = 4 keeps three changed versions beside the plain picture";
+            warnings.push(format!("[data] has random changes of the pictures: image tokens are made once, without them; {use_them}"));
         }
         warnings
     }
@@ -247,7 +248,7 @@ impl DalleBartTraining {
 impl Examples {
     fn new(tokens: ImageTokens, pictures: &Pictures, seed: u64) -> Result<Self, TrainError> {
         let dataset = pictures.training();
-        let readable: Vec<usize> = (0..tokens.picture_count()).filter(|&index| tokens.of(index).is_some()).collect();
+        let readable = tokens.readable();
         if readable.is_empty() {
             return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
         }
@@ -272,12 +273,13 @@ impl Recipe for DalleBartTraining {
         for row in 0..pass.batch_size {
             let index = self.examples.order.place(pass.first_example() + row as u64);
             let mut rng = pass.rng(row);
-            // Both are drawn whatever comes of them, so that one setting does not shift the other's draws.
+            // All are drawn whatever comes of them, so that one setting does not shift the other's draws.
             let (choice, dropped) = (rng.random::<f64>(), rng.random::<f64>() < self.recipe.loss.caption_drop_rate);
+            let variant = rng.random_range(0..self.recipe.data.encoded_variants as u64) as usize;
             let captions = &self.examples.captions[index];
             let caption = if dropped { None } else { captions.get((choice * captions.len() as f64) as usize) };
             batch.captions.push(caption.cloned().unwrap_or_default());
-            batch.image_tokens.extend(self.examples.tokens.of(index).unwrap_or_default());
+            batch.image_tokens.extend(self.examples.tokens.of(index, variant).unwrap_or_default());
         }
         Ok(batch)
     }

@@ -38,6 +38,7 @@ pub struct LatentSource {
     /// Measured on data, stored with the image tokenizer, checked when it was loaded.
     scale: f32,
     latents: Latents,
+    variant_count: usize,
     captions: Vec<Vec<String>>,
     order: EpochOrder,
 }
@@ -55,14 +56,14 @@ impl Source {
         }
         let scale = image_tokenizer.latent_scale.ok_or_else(|| unfit("expected a latent scale measured on data, found none".to_string()))?;
         let latents = encoding_cache::latents(&recipe.data.image_token_cache, pictures, &image_tokenizer, &checksum)?;
-        let readable: Vec<usize> = (0..latents.picture_count()).filter(|&index| latents.of(index).is_some()).collect();
+        let readable = latents.readable();
         let dataset = pictures.training();
         if readable.is_empty() {
             return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
         }
         let captions = (0..dataset.len()).map(|index| Ok(dataset.description(index)?.captions)).collect::<Result<_, TrainError>>()?;
         let order = EpochOrder::new(readable, recipe.train.seed);
-        Ok(Self::Latents(Box::new(LatentSource { image_tokenizer, scale, latents, captions, order })))
+        Ok(Self::Latents(Box::new(LatentSource { image_tokenizer, scale, latents, variant_count: recipe.data.encoded_variants, captions, order })))
     }
 
     pub fn image_tokenizer(&self) -> Option<&ImageTokenizerPart> {
@@ -112,7 +113,8 @@ impl LatentSource {
         let choice = rng.random::<f64>();
         let captions = &self.captions[index];
         let caption = captions.get((choice * captions.len() as f64) as usize).cloned().unwrap_or_default();
-        let (mut values, log_variance) = self.latents.of(index).unwrap_or_default();
+        let variant = if self.variant_count > 1 { rng.random_range(0..self.variant_count as u64) as usize } else { 0 };
+        let (mut values, log_variance) = self.latents.of(index, variant).unwrap_or_default();
         let mut noise = vec![0.0; log_variance.len()];
         fill_normal(&mut rng, &mut noise);
         values.iter_mut().zip(log_variance.iter().zip(noise)).for_each(|(value, (log_variance, noise))| *value += (0.5 * log_variance).exp() * noise);

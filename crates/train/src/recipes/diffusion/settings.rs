@@ -292,8 +292,9 @@ impl DiffusionRecipe {
             warnings
                 .push("conditions.drop_rate is 0: this network will not know what no condition means, so use it with a guidance scale of 1 only".to_string());
         }
-        if self.canvas() == Canvas::Latents && self.data.transform().is_random() {
-            warnings.push("[data] has random changes of the pictures: latents are made once, without them".to_string());
+        if self.canvas() == Canvas::Latents && self.data.transform().is_random() && self.data.encoded_variants == 1 {
+            let use_them = "data.encoded_variants = 4 keeps three changed versions beside the plain picture";
+            warnings.push(format!("[data] has random changes of the pictures: latents are made once, without them; {use_them}"));
         }
         warnings
     }
