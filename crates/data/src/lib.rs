@@ -3,19 +3,24 @@
 //! In reading order:
 //! [`picture`] one picture in memory, [`grid`] several on a sheet, [`transform`] to the training size, [`dataset`] a folder or
 //! shards of captioned pictures, [`loader`] batches of them in an order that a resumed run repeats exactly, [`text_tokenizer`]
-//! captions to text tokens, [`pictograms`] the data set that this repository builds for itself.
+//! captions to text tokens, [`pictograms`] and [`dolls`] the data sets that this repository builds for itself ([`data_recipe`]).
 //!
 //! Invariants: nothing is silently dropped (a bad picture or caption is named, counted, and over the stated limit an error); nothing is
 //! read into memory whole that grows with the data set, but its index; files are written under a temporary name and renamed.
 
 pub mod atomic_write;
+mod by_hash;
+pub mod data_recipe;
 pub mod dataset;
+pub mod dolls;
 pub mod error;
 pub mod grid;
 pub mod loader;
+mod new_folder;
 pub mod pictograms;
 pub mod picture;
 pub mod resize;
+mod shard_writer;
 pub mod text_tokenizer;
 pub mod transform;
 

@@ -10,6 +10,7 @@ pub mod reconstruction; //  the three of them over many pictures
 pub mod codebook_usage; //  image tokenizer: how much of the codebook is in use
 pub mod clip_score; //      generation: do pictures fit their captions
 pub mod r_precision; //     generation: can a judge tell which caption a picture was made for
+pub mod composition; //     generation: do dolls wear what was asked for, attribute by attribute
 pub mod frechet; //         generation: how far is a set of pictures from real ones
 pub mod eigenvalues; //     what the Frechet distance needs of linear algebra
 pub mod feature_network; // pictures and captions to features
@@ -18,6 +19,7 @@ mod error; //               what cannot be measured
 
 pub use clip_score::{ClipScore, clip_score};
 pub use codebook_usage::{CodeCounts, CodebookUsage};
+pub use composition::{Composition, CompositionMeter};
 pub use error::MetricsError;
 pub use feature_network::FeatureNetwork;
 pub use features::Features;

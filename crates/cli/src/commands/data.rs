@@ -2,7 +2,9 @@
 
 use crate::output::print;
 use crate::progress::Reporter;
-use smalti_data::pictograms::{self, Config, Split};
+use smalti_data::data_recipe::DataRecipe;
+use smalti_data::pictograms::Split;
+use smalti_data::{dolls, pictograms};
 use std::path::PathBuf;
 
 /// Make data sets
@@ -29,23 +31,33 @@ enum Action {
 
 #[derive(Debug)]
 pub struct Job {
-    config: Config,
+    recipe: DataRecipe,
     source: PathBuf,
     out: PathBuf,
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let Action::Build { recipe, out, source } = flags.action;
-    let config = Config::from_file(&recipe)?;
-    Ok(Job { source: source.unwrap_or_else(|| config.source_folder.clone()), config, out })
+    let recipe = DataRecipe::from_file(&recipe)?;
+    Ok(Job { source: source.unwrap_or_else(|| recipe.source_folder().to_path_buf()), recipe, out })
 }
 
 pub fn run(job: Job) -> anyhow::Result<()> {
     let mut reporter = Reporter::new();
-    let summary = pictograms::build(&job.config, &job.source, &job.out, &mut |done, total| reporter.report("drawing pictograms", done, total))?;
-    for (reason, count) in summary.left_out_counts() {
-        eprintln!("left out {count}: {reason}");
-    }
-    let counts: Vec<String> = Split::ALL.iter().map(|&split| format!("{} {}", summary.picture_count(split), split.name())).collect();
-    print(&format!("{}: {} pictures", job.out.display(), counts.join(", ")))
+    let counts = match &job.recipe {
+        DataRecipe::Pictograms(config) => {
+            let summary = pictograms::build(config, &job.source, &job.out, &mut |done, total| reporter.report("drawing pictograms", done, total))?;
+            for (reason, count) in summary.left_out_counts() {
+                eprintln!("left out {count}: {reason}");
+            }
+            let counts: Vec<String> = Split::ALL.iter().map(|&split| format!("{} {}", summary.picture_count(split), split.name())).collect();
+            counts.join(", ")
+        }
+        DataRecipe::Dolls(config) => {
+            let summary = dolls::build(config, &job.source, &job.out, &mut |done, total| reporter.report("putting dolls together", done, total))?;
+            eprintln!("held out {} of {} combinations of two parts", summary.held_out_combination_count, summary.combination_count);
+            format!("{} train, {} pairs", summary.train_count, summary.held_out_count)
+        }
+    };
+    print(&format!("{}: {counts} pictures", job.out.display()))
 }

@@ -4,7 +4,7 @@ use super::sampling::{sampler_text, threshold_text};
 use crate::output::{grouped, print, print_json, size};
 use anyhow::{Context, bail};
 use serde::Serialize;
-use smalti_data::pictograms;
+use smalti_data::data_recipe::DataRecipe;
 use smalti_data::picture::read_png_text;
 use smalti_generation::diffusion::{Betas, Parameterization, Process, ScheduleConfig};
 use smalti_nn::weights::{TensorEntry, foreign, safetensors};
@@ -281,7 +281,7 @@ struct RecipeDescription {
 fn recipe(path: &Path) -> anyhow::Result<RecipeDescription> {
     let file = RecipeFile::read(path, &[], false)?;
     let (system, resolved) = if file.get("kind").is_some() {
-        pictograms::Config::from_file(path)?;
+        DataRecipe::from_file(path)?;
         ("data".to_string(), file.resolved())
     } else {
         let job = TrainJob::resolve(&file, None)?;

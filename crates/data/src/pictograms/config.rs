@@ -11,7 +11,6 @@ use crate::{DataError, atomic_write};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Which builder this recipe is for; only `"pictograms"` exists.
     pub kind: Kind,
     /// First part of the shard names.
     pub name: String,
@@ -112,15 +111,6 @@ impl SourceConfig {
 }
 
 impl Config {
-    /// Reads and validates a recipe. Unknown keys and wrong types are errors that name them.
-    pub fn from_file(path: &Path) -> Result<Self, DataError> {
-        let text = std::fs::read_to_string(path).map_err(|error| DataError::io(path, error))?;
-        let named = |reason: String| DataError::Recipe { path: path.to_path_buf(), reason };
-        let config: Self = toml::from_str(&text).map_err(|error| named(error.to_string().trim_end().to_owned()))?;
-        config.validate().map_err(|error| named(error.to_string()))?;
-        Ok(config)
-    }
-
     /// Writes the recipe; the file appears whole or not at all.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
         let text = toml::to_string(self).map_err(|error| DataError::Recipe { path: path.to_path_buf(), reason: error.to_string() })?;

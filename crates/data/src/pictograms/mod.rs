@@ -17,14 +17,13 @@ mod report;
 mod shards;
 mod splits;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use config::Config;
 pub use report::Summary;
 pub use splits::Split;
 
-use crate::DataError;
+use crate::{DataError, new_folder};
 use config::{Layout, SourceConfig, Tones};
 use labels::{Labels, Meaning};
 
@@ -59,7 +58,7 @@ pub struct LeftOut {
 /// `source_folder` holds the packages as `npm pack` names them (`.tgz`), or unpacked. On error `out` is left as it was.
 pub fn build(config: &Config, source_folder: &Path, out: &Path, on_progress: &mut dyn FnMut(usize, usize)) -> Result<Summary, DataError> {
     config.validate()?;
-    check_free(out)?;
+    new_folder::check_free(out)?;
     let labels = Labels::read(config, source_folder)?;
     let mut left_out = Vec::new();
     let mut pictograms = Vec::new();
@@ -77,17 +76,11 @@ pub fn build(config: &Config, source_folder: &Path, out: &Path, on_progress: &mu
     let assigned = splits::assign(&config.splits, &drawn);
     let summary = Summary::new(config, &drawn, &assigned, left_out);
 
-    let unfinished = unfinished_name(out)?;
-    let written = fs::create_dir_all(&unfinished)
-        .map_err(|error| DataError::io(&unfinished, error))
-        .and_then(|()| shards::write_all(config, &drawn, &assigned, &unfinished))
-        .and_then(|()| report::write(config, &summary, &unfinished))
-        .and_then(|()| put_in_place(&unfinished, out));
-    if written.is_err() {
-        // The first error is the one worth reporting.
-        let _ = fs::remove_dir_all(&unfinished);
-    }
-    written.map(|()| summary)
+    new_folder::fill(out, |unfinished| {
+        shards::write_all(config, &drawn, &assigned, unfinished)?;
+        report::write(config, &summary, unfinished)
+    })?;
+    Ok(summary)
 }
 
 fn read_drawings(source: &SourceConfig, source_folder: &Path, left_out: &mut Vec<LeftOut>) -> Result<Vec<Drawing>, DataError> {
@@ -115,30 +108,6 @@ fn identify(config: &Config, source: usize, drawings: Vec<Drawing>, labels: &Lab
             Some(meaning) => pictograms.push(Pictogram { source, name, meaning, svg }),
         }
     }
-}
-
-fn check_free(out: &Path) -> Result<(), DataError> {
-    let mut entries = match fs::read_dir(out) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(DataError::io(out, error)),
-        Ok(entries) => entries,
-    };
-    if entries.next().is_some() {
-        return Err(DataError::io(out, "expected a new or empty folder, found files in it; hint: remove it or choose another --out"));
-    }
-    Ok(())
-}
-
-fn unfinished_name(out: &Path) -> Result<PathBuf, DataError> {
-    let name = out.file_name().ok_or_else(|| DataError::io(out, "expected the name of a folder"))?;
-    Ok(out.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id())))
-}
-
-fn put_in_place(unfinished: &Path, out: &Path) -> Result<(), DataError> {
-    if out.exists() {
-        fs::remove_dir(out).map_err(|error| DataError::io(out, error))?;
-    }
-    fs::rename(unfinished, out).map_err(|error| DataError::io(out, error))
 }
 
 #[cfg(test)]

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sha2::{Digest, Sha256};
-
 use super::Pictogram;
 use super::config::{Config, SplitConfig};
 use super::rasterise::Drawn;
+use crate::by_hash::fraction;
 
 /// Where a pictogram belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,15 +29,6 @@ impl Split {
             Self::Concepts => "concepts",
         }
     }
-}
-
-/// A number in [0, 1) that depends on the words alone.
-fn fraction(words: &[&str]) -> f64 {
-    let digest = Sha256::digest(words.join("\n"));
-    let mut first = [0u8; 8];
-    first.copy_from_slice(&digest[..8]);
-    // 53 bits: what an f64 holds exactly.
-    (u64::from_be_bytes(first) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// One split for each pictogram. Concepts that some style draws as one and the same picture (the flags of Norway and Bouvet Island)

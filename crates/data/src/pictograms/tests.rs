@@ -4,7 +4,11 @@ use super::*;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::fs;
+use std::path::PathBuf;
+
 use crate::Picture;
+use crate::data_recipe::DataRecipe;
 use crate::dataset::{self, CaptionRule, Dataset, DatasetConfig};
 use crate::picture::DecodeOptions;
 
@@ -188,17 +192,17 @@ fn wrong_recipes_are_named() {
     ] {
         assert!(good.contains(from), "{from} in {good}");
         fs::write(&path, good.replace(from, to)).unwrap();
-        let message = Config::from_file(&path).unwrap_err().to_string();
+        let message = DataRecipe::from_file(&path).unwrap_err().to_string();
         assert!(message.contains(expected) && message.contains("recipe.toml"), "{message}");
     }
     fs::write(&path, good).unwrap();
-    assert_eq!(Config::from_file(&path).unwrap(), small_config());
+    assert_eq!(DataRecipe::from_file(&path).unwrap(), DataRecipe::Pictograms(small_config()));
 }
 
 #[test]
 fn committed_recipes_are_valid() {
-    for name in ["pictograms", "pictograms_sample", "openmoji"] {
-        Config::from_file(&repository().join(format!("recipes/data/{name}.toml"))).unwrap();
+    for name in ["pictograms", "pictograms_sample", "openmoji", "dolls"] {
+        DataRecipe::from_file(&repository().join(format!("recipes/data/{name}.toml"))).unwrap();
     }
 }
 
