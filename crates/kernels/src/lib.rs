@@ -22,5 +22,6 @@ pub mod nearest; //         nearest row of a table
 pub mod peak; //            what this machine can do at most, for benchmarks
 pub mod product; //         matrix products on packed panels
 pub mod upsample; //        nearest-neighbour, by two
+mod winograd; //            3x3 convolution by a quarter of the multiplications
 
 pub use instruction_set::InstructionSet;
