@@ -1,5 +1,7 @@
-//! House rules as checks, and signposts: `cargo xtask tidy`, `cargo xtask where vqgan`, `cargo xtask check-pictures KEPT.json ALL.json`.
+//! House rules as checks, and signposts: `cargo xtask tidy`, `cargo xtask where vqgan`, `cargo xtask bench --torch PYTHON --out DIR`,
+//! `cargo xtask check-pictures KEPT.json ALL.json`.
 
+mod bench;
 mod check_pictures;
 mod signpost;
 mod tidy;
@@ -14,7 +16,11 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(&root),
         ["where", model] => signpost::run(&root, model),
         ["check-pictures", kept, all] => check_pictures::run(Path::new(kept), Path::new(all)),
-        _ => bail!("expected `tidy`, `where MODEL_OR_SYSTEM` or `check-pictures KEPT.json ALL.json`, found `{}`", arguments.join(" ")),
+        ["bench", words @ ..] => bench::run(&root, words),
+        _ => bail!(
+            "expected `tidy`, `where MODEL_OR_SYSTEM`, `bench --torch PYTHON --out DIR` or `check-pictures KEPT.json ALL.json`, found `{}`",
+            arguments.join(" ")
+        ),
     }
 }
 

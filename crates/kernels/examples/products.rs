@@ -31,7 +31,20 @@ fn values(len: usize) -> Vec<f32> {
 }
 
 fn run(repetitions: usize) {
-    for (rows, depth, columns) in [(4096, 512, 2048), (1024, 1024, 1024), (1024, 256, 768), (1024, 256, 2048), (2, 768, 3072)] {
+    for (rows, depth, columns) in [
+        (4096, 512, 2048),
+        (1024, 1024, 1024),
+        (1024, 256, 768),
+        (1024, 256, 2048),
+        (1, 768, 3072),
+        (2, 768, 3072),
+        (8, 768, 3072),
+        (16, 768, 3072),
+        (32, 768, 3072),
+        (1, 768, 768),
+        (8, 768, 768),
+        (8, 768, 16384),
+    ] {
         let (a, b) = (values(rows * depth), values(depth * columns));
         let mut y = vec![0.0; rows * columns];
         let sizes = Sizes { rows, depth, columns };

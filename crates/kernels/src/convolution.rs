@@ -1,8 +1,10 @@
 //! Two-dimensional convolution, channels last, without unfolding the picture: the product drivers are handed pointers to pixels.
+//! Forward and input gradient of larger pictures under 3x3 kernels of stride 1 take a quarter of the multiplications: see `winograd`.
 
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
 use crate::product::{Packed, Rows, Source, by_columns, by_rows};
+use crate::winograd::{self, Picture};
 use std::ops::Range;
 
 /// x [batch, height, width, input_channels], weight [kernel_size, kernel_size, input_channels, output_channels]
@@ -73,6 +75,9 @@ pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: Convoluti
         columns: output_channels,
         column_stride: 1,
     };
+    if winograd::applies(&shape) {
+        return winograd::convolve(set, &Picture { x, shape, reversed: false }, &source, bias, y);
+    }
     let packed = Packed::new(set, &source, rows, true);
     let taps: Vec<usize> = (0..shape.taps()).collect();
     let zeros = vec![0.0; input_channels];
@@ -100,6 +105,19 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [
         columns: input_channels,
         column_stride: output_channels,
     };
+    // With stride 1 a convolution of dy with the weights turned around, padded so that it is as large as x.
+    let turned = (stride == 1 && kernel_size == 3 && before <= 2 && shape.after <= 2).then(|| Convolution {
+        height: output_height,
+        width: output_width,
+        input_channels: output_channels,
+        output_channels: input_channels,
+        before: 2 - before,
+        after: 2 - shape.after,
+        ..shape
+    });
+    if let Some(shape) = turned.filter(winograd::applies) {
+        return winograd::convolve(set, &Picture { x: dy, shape, reversed: true }, &source, None, dx);
+    }
     let packed = Packed::new(set, &source, batch * height * width, true);
     let zeros = vec![0.0; output_channels];
     let out = Shared::new(dx);

@@ -19,7 +19,9 @@ pub mod elementwise; //     activation functions, AdamW, moving averages
 pub mod group_norm; //      group normalisation with SiLU
 pub mod layer_norm; //      normalisation of rows
 pub mod nearest; //         nearest row of a table
+pub mod peak; //            what this machine can do at most, for benchmarks
 pub mod product; //         matrix products on packed panels
 pub mod upsample; //        nearest-neighbour, by two
+mod winograd; //            3x3 convolution by a quarter of the multiplications
 
 pub use instruction_set::InstructionSet;

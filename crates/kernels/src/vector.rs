@@ -39,6 +39,19 @@ pub(crate) trait Vector: Copy {
     /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
     fn zero_where_below(self, test: Self, limit: Self) -> Self;
 
+    /// The square of 8 by 8 floats whose rows begin `from_stride` apart, columns for rows, to rows `to_stride` apart.
+    /// # Safety
+    /// All 64 floats can be read and written.
+    #[inline(always)]
+    unsafe fn transpose_square(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                // SAFETY: the caller's promise.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+            }
+        }
+    }
+
     #[inline(always)]
     fn zero() -> Self {
         Self::splat(0.0)
@@ -117,6 +130,18 @@ pub(crate) unsafe fn load<V: Vector>(from: *const f32, left: usize) -> V {
 pub(crate) unsafe fn store<V: Vector>(value: V, to: *mut f32, left: usize) {
     // SAFETY: the caller's promise.
     unsafe { if left >= V::LANES { value.store(to) } else { value.store_part(to, left) } }
+}
+
+/// Asks for the cache line at `at`, which need not exist.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Eight lanes in plain Rust.
@@ -234,10 +259,37 @@ mod x86 {
         unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - count).cast()) }
     }
 
+    /// Rows in pairs, then in fours, then the halves of the registers: each step halves the distance that elements have to go.
+    #[inline(always)]
+    unsafe fn transpose_square(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: the caller's promise; see the module.
+        unsafe {
+            let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_stride)));
+            let pairs: [__m256; 8] = std::array::from_fn(|i| {
+                let (first, second) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+                if i % 2 == 0 { _mm256_unpacklo_ps(first, second) } else { _mm256_unpackhi_ps(first, second) }
+            });
+            let fours: [__m256; 8] = std::array::from_fn(|i| {
+                let first = i / 4 * 4 + i % 4 / 2;
+                let (first, second) = (pairs[first], pairs[first + 2]);
+                if i % 2 == 0 { _mm256_shuffle_ps::<0x44>(first, second) } else { _mm256_shuffle_ps::<0xEE>(first, second) }
+            });
+            for i in 0..4 {
+                _mm256_storeu_ps(to.add(i * to_stride), _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]));
+                _mm256_storeu_ps(to.add((i + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]));
+            }
+        }
+    }
+
     impl Vector for Avx2 {
         const LANES: usize = 8;
         const TILE_ROWS: usize = 6;
 
+        #[inline(always)]
+        unsafe fn transpose_square(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { transpose_square(from, from_stride, to, to_stride) }
+        }
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: see the module.
@@ -327,6 +379,11 @@ mod x86 {
         const LANES: usize = 16;
         const TILE_ROWS: usize = 12;
 
+        #[inline(always)]
+        unsafe fn transpose_square(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { transpose_square(from, from_stride, to, to_stride) }
+        }
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: see the module.

@@ -80,6 +80,27 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    /// Pictures so large that fewer multiplications are used: the bound on the error is the same.
+    #[test]
+    fn large_pictures(
+        (batch, height, width) in (0usize..3, 14usize..24, 15usize..22),
+        (input_channels, output_channels) in (1usize..40, 1usize..40),
+        (before, after) in (0usize..4, 0usize..4),
+        seed in 0u64..1000,
+    ) {
+        check(Convolution { batch, height, width, input_channels, output_channels, kernel_size: 3, stride: 1, before, after }, seed);
+    }
+}
+
+#[test]
+fn long_sums_keep_their_accuracy() {
+    let shape = Convolution { batch: 1, height: 16, width: 16, input_channels: 512, output_channels: 17, kernel_size: 3, stride: 1, before: 1, after: 1 };
+    check(shape, 8);
+    check(Convolution { input_channels: 17, output_channels: 512, ..shape }, 9);
+}
+
 #[test]
 fn the_shapes_networks_use() {
     let shape = Convolution { batch: 2, height: 16, width: 16, input_channels: 32, output_channels: 32, kernel_size: 3, stride: 1, before: 1, after: 1 };
@@ -90,6 +111,24 @@ fn the_shapes_networks_use() {
     check(Convolution { input_channels: 3, ..shape }, 5);
     check(Convolution { output_channels: 3, ..shape }, 6);
     check(Convolution { batch: 1, height: 1, width: 1, input_channels: 1, output_channels: 1, ..shape }, 7);
+}
+
+#[test]
+fn threads_and_batch_change_no_bit_without_winograd_either() {
+    let shape = Convolution { batch: 9, height: 7, width: 8, input_channels: 24, output_channels: 40, kernel_size: 3, stride: 1, before: 1, after: 1 };
+    let (x, weight) = (values(9 * 56 * 24, 1), values(9 * 24 * 40, 2));
+    on_each_set(|set| {
+        let run = |thread_count: usize| {
+            let mut y = poisoned(9 * 56 * 40);
+            threads::install(thread_count, || forward(&x, &weight, None, shape, &mut y));
+            y
+        };
+        let one = run(1);
+        check_same(set.name(), &one, &run(0));
+        let mut y = poisoned(56 * 40);
+        forward(&x[5 * 56 * 24..][..56 * 24], &weight, None, Convolution { batch: 1, ..shape }, &mut y);
+        check_same(set.name(), &y, &one[5 * 56 * 40..][..56 * 40]);
+    });
 }
 
 #[test]

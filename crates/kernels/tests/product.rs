@@ -69,10 +69,10 @@ fn threads_and_neighbouring_rows_change_no_bit() {
         };
         let (one, all) = (run(1), run(0));
         one.iter().zip(&all).for_each(|(one, all)| check_same(set.name(), one, all));
-        for row in [0, 1, 95, 96, 499] {
-            let mut alone = poisoned(130);
-            multiply(&a[row * 600..][..600], &b, false, Some(&bias), Sizes { rows: 1, ..sizes }, &mut alone);
-            check_same(set.name(), &alone, &one[0][row * 130..][..130]);
+        for (row, rows) in [(0, 1), (1, 2), (95, 5), (96, 1), (300, 8), (400, 16), (410, 17), (499, 1)] {
+            let mut few = poisoned(rows * 130);
+            multiply(&a[row * 600..][..rows * 600], &b, false, Some(&bias), Sizes { rows, ..sizes }, &mut few);
+            check_same(set.name(), &few, &one[0][row * 130..][..rows * 130]);
         }
     });
 }

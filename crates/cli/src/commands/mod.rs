@@ -1,5 +1,6 @@
 //! The verbs, one file each: `Flags` as typed -> `resolve`, where everything is checked -> `Job` -> `run`.
 
+mod bench;
 mod data;
 mod evaluate;
 mod generate;
@@ -23,6 +24,7 @@ pub enum Command {
     Import(import::Flags),
     Inspect(inspect::Flags),
     Data(data::Flags),
+    Bench(bench::Flags),
 }
 
 pub fn run(command: Command) -> anyhow::Result<()> {
@@ -35,6 +37,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Sheet(flags) => sheet::run(sheet::resolve(flags)?),
         Command::Import(flags) => import::run(import::resolve(flags)?),
         Command::Inspect(flags) => inspect::run(inspect::resolve(flags)?),
+        Command::Bench(flags) => bench::run(bench::resolve(flags)?),
         Command::Data(flags) => data::run(data::resolve(flags)?),
     }
 }

@@ -50,6 +50,9 @@ fn messages_are_as_reviewed() {
         vec!["import", "file", "--as", "taming-vqgan", "--out", "x"],
         vec!["train", "absent.toml"],
         vec!["data", "build", "absent.toml", "--out", "x"],
+        vec!["bench", "--rows", "A,Z"],
+        vec!["bench", "--repetitions", "0"],
+        vec!["bench", "--precision", "bf16"],
     ];
     let mut text = String::new();
     for arguments in cases {

@@ -2,6 +2,7 @@
 //!
 //! Snapshots in `help/` and `errors.txt` are rewritten by `SMALTI_UPDATE_SNAPSHOTS=1 cargo test --release --test cli`; review the difference.
 
+mod bench; //       how fast this machine is
 mod errors; //      exit status and message of everything that can be wrong
 mod diffusion; //   bundles with a diffusion network
 mod evaluate; //    figures of a bundle

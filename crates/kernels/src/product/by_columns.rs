@@ -114,7 +114,7 @@ fn column_task(
         let len = ks.len();
         let source = Source { depth_stride: b.stride, ..Source::plain(&b.values[ks.start * b.stride..], len, columns) };
         for (panel, panel_out) in packed.as_mut_slice().chunks_exact_mut(DEPTH_BLOCK * width).enumerate() {
-            pack_panel(&source, panel * width, width, &mut panel_out[..len * width]);
+            pack_panel(set, &source, panel * width, width, &mut panel_out[..len * width]);
         }
         fill(ks, &mut pointers[..taps * len]);
         set.run(ColumnBlock {

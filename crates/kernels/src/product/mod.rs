@@ -3,10 +3,12 @@
 //! `by_rows` computes y = A B where rows of A are found through pointers, one per tap (a plain product has one tap, a convolution
 //! kernel * kernel), so that no picture is unfolded in memory. Each element of y is one chain of fused multiply-adds over taps and depth in rising order,
 //! starting from the bias: the blocking, the other rows and the threads cannot change it.
+//! `few_rows` computes the same where A has a few rows only, bit for bit.
 //! `by_columns` computes A^T B, a sum over rows: weight gradients. Rows are cut into parts fixed by the shape; parts are added in order.
 
 mod by_columns;
 mod by_rows;
+mod few_rows;
 mod packing;
 
 use crate::instruction_set::InstructionSet;
@@ -16,7 +18,8 @@ use std::ops::Range;
 
 pub(crate) use by_columns::by_columns;
 pub(crate) use by_rows::by_rows;
-pub(crate) use packing::{Packed, Rows, Source};
+use few_rows::{FEW_ROWS, few_rows};
+pub(crate) use packing::{Packed, Rows, Source, pack_panel};
 
 /// Depth of a panel of B that stays in the first-level cache while rows pass by: 256 * 16 floats are 16 KiB.
 const DEPTH_BLOCK: usize = 256;
@@ -51,6 +54,9 @@ pub fn multiply_batch(a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f
     let one = |index: usize| {
         let a = &a[index * rows * depth..][..rows * depth];
         let b = &b[index * depth * columns..][..depth * columns];
+        if rows <= FEW_ROWS && !b_transposed {
+            return few_rows(set, a, b, bias, depth, columns, rows, &out, index * rows * columns, !outer);
+        }
         let source = if b_transposed { Source::transposed(b, depth, columns) } else { Source::plain(b, depth, columns) };
         let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
             for (i, row) in block.enumerate() {

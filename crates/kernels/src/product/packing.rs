@@ -1,7 +1,7 @@
 //! B in panels as wide as the tile, and pairs of vectors at the edge of the last one.
 
 use super::PARALLEL_FROM;
-use crate::instruction_set::InstructionSet;
+use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
 use crate::vector::Vector;
@@ -63,7 +63,7 @@ impl<'a> Packed<'a> {
         let out = Shared::new(scratch.as_mut_slice());
         let pack = |panel: usize| {
             // SAFETY: each task writes its own panel.
-            pack_panel(source, panel * width, width, unsafe { out.slice(panel * panel_len, panel_len) });
+            pack_panel(set, source, panel * width, width, unsafe { out.slice(panel * panel_len, panel_len) });
         };
         if parallel && panel_count * panel_len >= PARALLEL_FROM {
             each(panel_count, pack)
@@ -74,8 +74,8 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Columns `first`.. of B as one panel.
-pub(super) fn pack_panel(source: &Source, first: usize, width: usize, out: &mut [f32]) {
+/// Columns `first`.. of B as one panel, [tap][depth][width].
+pub(crate) fn pack_panel(set: InstructionSet, source: &Source, first: usize, width: usize, out: &mut [f32]) {
     let &Source { values, taps, tap_stride, depth, depth_stride, columns, column_stride } = source;
     let used = width.min(columns - first);
     for tap in 0..taps {
@@ -93,15 +93,42 @@ pub(super) fn pack_panel(source: &Source, first: usize, width: usize, out: &mut 
                 }
             }
         } else {
-            // Sixteen depths at a time: both sides then stay within a few cache lines.
-            for block in (0..depth).step_by(16) {
-                let end = (block + 16).min(depth);
-                for column in 0..used {
-                    let start = tap * tap_stride + (first + column) * column_stride;
-                    for d in block..end {
-                        out[d * width + column] = values[start + d * depth_stride];
-                    }
-                }
+            set.run(Turn { values: &values[tap * tap_stride + first * column_stride..], depth, depth_stride, column_stride, used, width, out });
+        }
+    }
+}
+
+/// The panel of a B that lies column by column.
+struct Turn<'a> {
+    /// From the panel's first column on.
+    values: &'a [f32],
+    depth: usize,
+    depth_stride: usize,
+    column_stride: usize,
+    used: usize,
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { values, depth, depth_stride, column_stride, used, width, out } = self;
+        // Squares of eight by eight while there are whole ones, eight depths at a time: both sides then stay within a few cache lines.
+        let squares = if depth_stride == 1 { (used / 8 * 8, depth / 8 * 8) } else { (0, 0) };
+        for d in (0..squares.1).step_by(8) {
+            for column in (0..squares.0).step_by(8) {
+                let (from, to) = (&values[column * column_stride + d..][..7 * column_stride + 8], &mut out[d * width + column..][..7 * width + 8]);
+                // SAFETY: the slices hold eight rows of eight each.
+                unsafe { V::transpose_square(from.as_ptr(), column_stride, to.as_mut_ptr(), width) };
+            }
+        }
+        for column in 0..used {
+            let from = if column < squares.0 { squares.1 } else { 0 };
+            for d in from..depth {
+                out[d * width + column] = values[column * column_stride + d * depth_stride];
             }
         }
     }
