@@ -7,12 +7,13 @@
 //! (sums over a batch, cut into parts fixed by the shape). Thread count, batch size and place in the batch change no bit.
 //!
 //! Reading order:
-pub mod instruction_set; // which body runs: portable, AVX2, AVX-512
+pub mod instruction_set; // which body runs: portable, AVX2, AVX-512, AMX
 pub mod memory; //          scratch kept between calls, outputs that are not zeroed first
 pub mod threads; //         how many threads, and fixed cuts of the work
 mod vector; //              one vector type per instruction set; exp and friends
 
 pub mod attention; //       softmax(query key^T) value, a block of rows at a time
+pub mod bf16; //            products and convolutions of numbers rounded to bf16
 pub mod convolution; //     forward, input gradient, weight and bias gradient
 pub mod cross_entropy; //   over large vocabularies
 pub mod elementwise; //     activation functions, AdamW, moving averages
@@ -23,3 +24,6 @@ pub mod product; //         matrix products on packed panels
 pub mod upsample; //        nearest-neighbour, by two
 
 pub use instruction_set::InstructionSet;
+
+#[cfg(test)]
+extern crate self as smalti_kernels; // what `tests/support` calls it
