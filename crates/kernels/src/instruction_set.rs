@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum InstructionSet {
     /// Plain Rust; what the compiler makes of it for the target's baseline (SSE2, NEON).
     Portable,
-    /// 256-bit vectors with fused multiply-add.
+    /// 256-bit vectors with fused multiply-add and conversion of f16.
     Avx2,
     /// 512-bit vectors.
     Avx512,
@@ -29,7 +29,7 @@ impl InstructionSet {
             let mut sets = vec![InstructionSet::Portable];
             #[cfg(target_arch = "x86_64")]
             {
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                     sets.push(InstructionSet::Avx2);
                     if is_x86_feature_detected!("avx512f") {
                         sets.push(InstructionSet::Avx512);
@@ -136,12 +136,12 @@ mod x86 {
     use super::Kernel;
     use crate::vector::{Avx2, Avx512};
 
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
 
-    #[target_feature(enable = "avx512f,avx2,fma")]
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
     pub fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
     }

@@ -11,6 +11,7 @@ pub mod instruction_set; // which body runs: portable, AVX2, AVX-512, AMX
 pub mod memory; //          scratch kept between calls, outputs that are not zeroed first
 pub mod threads; //         how many threads, and fixed cuts of the work
 mod vector; //              one vector type per instruction set; exp and friends
+mod widening; //            vectors from numbers of 16 and 8 bits
 
 pub mod attention; //       softmax(query key^T) value, a block of rows at a time
 pub mod bf16; //            products and convolutions of numbers rounded to bf16
@@ -21,6 +22,7 @@ pub mod group_norm; //      group normalisation with SiLU
 pub mod layer_norm; //      normalisation of rows
 pub mod nearest; //         nearest row of a table
 pub mod product; //         matrix products on packed panels
+pub mod small_weights; //   products with weights of 16 or 8 bits, for few rows
 pub mod upsample; //        nearest-neighbour, by two
 
 pub use instruction_set::InstructionSet;

@@ -1,7 +1,9 @@
 //! One vector of floats per instruction set, and the functions that every kernel shares.
 
+use crate::widening::Widening;
+
 /// A register of `LANES` floats. All methods are compiled into their caller, which must run under the instruction set of the type.
-pub(crate) trait Vector: Copy {
+pub(crate) trait Vector: Widening {
     const LANES: usize;
     /// Rows of the product kernel's tile: as many as the registers hold beside two vectors of columns.
     const TILE_ROWS: usize;
@@ -125,7 +127,7 @@ pub(crate) unsafe fn store<V: Vector>(value: V, to: *mut f32, left: usize) {
 
 /// Eight lanes in plain Rust.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable([f32; 8]);
+pub(crate) struct Portable(pub(crate) [f32; 8]);
 
 impl Portable {
     #[inline(always)]
@@ -235,7 +237,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx2(__m256);
+    pub(crate) struct Avx2(pub(crate) __m256);
 
     /// Lanes 8 - count.. are a mask of `count` leading lanes.
     static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -343,7 +345,7 @@ mod x86 {
     }
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(__m512);
+    pub(crate) struct Avx512(pub(crate) __m512);
 
     impl Vector for Avx512 {
         const LANES: usize = 16;

@@ -4,7 +4,7 @@ use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
 use crate::threads::{each, part};
 use crate::vector::Vector;
-use half::bf16;
+use half::{bf16, f16};
 
 /// Columns of a panel.
 pub(super) const WIDTH: usize = 32;
@@ -30,6 +30,10 @@ pub fn rounded(value: f32) -> f32 {
 pub trait Element: Copy + Send + Sync {
     /// The bits of the nearest bf16.
     fn bits(self) -> u16;
+    /// The same slice, where it is of bf16.
+    fn as_bf16(_values: &[Self]) -> Option<&[bf16]> {
+        None
+    }
 }
 
 impl Element for f32 {
@@ -46,6 +50,16 @@ impl Element for bf16 {
     #[inline(always)]
     fn bits(self) -> u16 {
         self.to_bits()
+    }
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_f32().bits()
     }
 }
 

@@ -1,11 +1,12 @@
 //! Matrix products of numbers rounded to bf16.
 
-use super::packing::{Element, Lines, Source, WIDTH, depth_step, transpose};
+use super::packing::{Element, Lines, Source, WIDTH, depth_step, rounded, transpose};
 use super::rows::{Rows, Tap, product};
 use super::sums::{Columns, Place, row_sums, sum};
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
 use crate::product::Sizes;
+use crate::small_weights;
 
 /// y [rows, columns] = a [rows, depth] * b [depth, columns] + bias [columns]; `b_transposed`: b lies as [columns, depth].
 pub fn multiply<E: Element>(a: &[f32], b: &[E], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
@@ -17,6 +18,12 @@ pub(super) fn multiply_on<E: Element>(set: InstructionSet, a: &[f32], b: &[E], b
     let lengths = (a.len(), b.len(), y.len(), bias.map_or(columns, <[f32]>::len));
     let expected = (rows * depth, depth * columns, rows * columns, columns);
     assert!(lengths == expected, "bf16 multiply {sizes:?}: expected lengths of (a, b, y, bias) {expected:?}, found {lengths:?}");
+    // Vectors without bf16 arithmetic read such weights where they lie: the same sums in the same order, products of bf16 being exact.
+    let in_place = rows <= small_weights::FEW_ROWS && !b_transposed && depth_step(set) == 2 && !set.has_bf16_units();
+    if let (true, Some(b)) = (in_place, E::as_bf16(b)) {
+        let a: Vec<f32> = a.iter().map(|value| rounded(*value)).collect();
+        return small_weights::multiply_few(set, &a, b, bias, None, sizes, y);
+    }
     let stride = depth.next_multiple_of(depth_step(set));
     let (depth_stride, column_stride) = if b_transposed { (1, depth) } else { (columns, 1) };
     let source = Source { values: b, tap_stride: 0, depth, depth_stride, columns, column_stride };
