@@ -4,7 +4,7 @@
 //! for the same weights in f32.
 
 use crate::instruction_set::{InstructionSet, Kernel};
-use crate::memory::{Scratch, Shared};
+use crate::memory::{Scratch, Shared, filled};
 use crate::product::{self, Sizes};
 use crate::threads::{count, each, part};
 use crate::vector::Vector;
@@ -50,7 +50,8 @@ weight!(i8, load_i8, f32::from);
 pub fn multiply<W: Weight>(a: &[f32], b: &[W], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
     check(a, b, bias, sizes, y);
     if sizes.rows > FEW_ROWS || b_transposed {
-        let wide = widened(b);
+        let mut wide = Scratch::new(b.len());
+        widen(b, wide.as_mut_slice());
         return product::multiply(a, wide.as_slice(), b_transposed, bias, sizes, y);
     }
     multiply_few(InstructionSet::current(), a, b, bias, None, sizes, y);
@@ -79,11 +80,14 @@ pub fn quantize(weights: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     (quantized, scales)
 }
 
-/// A copy of narrow weights as floats.
-pub(crate) fn widened<W: Weight>(values: &[W]) -> Scratch {
+/// Narrow weights as floats, for operations that have no body for them.
+pub fn to_f32<W: Weight>(values: &[W]) -> Vec<f32> {
+    filled(values.len(), |out| widen(values, out))
+}
+
+fn widen<W: Weight>(values: &[W], out: &mut [f32]) {
     const TASK_LEN: usize = 64 * 1024;
-    let mut scratch = Scratch::new(values.len());
-    let out = Shared::new(scratch.as_mut_slice());
+    let out = Shared::new(out);
     let task_count = values.len().div_ceil(TASK_LEN);
     each(task_count, |task| {
         let range = part(values.len(), task_count, task);
@@ -91,12 +95,6 @@ pub(crate) fn widened<W: Weight>(values: &[W]) -> Scratch {
         let out = unsafe { out.slice(range.start, range.len()) };
         InstructionSet::current().run(Widen { values: &values[range], out });
     });
-    scratch
-}
-
-/// Narrow weights as a vector of floats, for operations that have no body for them.
-pub fn to_f32<W: Weight>(values: &[W]) -> Vec<f32> {
-    widened(values).as_slice().to_vec()
 }
 
 fn check<W>(a: &[f32], b: &[W], bias: Option<&[f32]>, sizes: Sizes, y: &[f32]) {
