@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InstructionSet {
-    /// Plain Rust; what the compiler makes of it for the target's baseline (SSE2, NEON).
+    /// Plain Rust; what the compiler makes of it for the target's baseline.
     Portable,
+    /// Arm's 128-bit vectors, two as one.
+    Neon,
     /// 256-bit vectors with fused multiply-add and conversion of f16.
     Avx2,
     /// 512-bit vectors.
@@ -25,8 +27,10 @@ impl InstructionSet {
     /// Every set this processor can run, narrowest first.
     pub fn available() -> &'static [Self] {
         static AVAILABLE: LazyLock<Vec<InstructionSet>> = LazyLock::new(|| {
-            #[allow(unused_mut)] // grows on x86-64 only
+            #[allow(unused_mut)] // grows on processors that we know more of
             let mut sets = vec![InstructionSet::Portable];
+            #[cfg(target_arch = "aarch64")]
+            sets.push(InstructionSet::Neon); // part of the baseline
             #[cfg(target_arch = "x86_64")]
             {
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
@@ -59,10 +63,11 @@ impl InstructionSet {
         });
         match FORCED.load(Ordering::Relaxed) {
             1 => Self::Portable,
-            2 => Self::Avx2,
-            3 => Self::Avx512,
-            4 => Self::Avx512Bf16,
-            5 => Self::Amx,
+            2 => Self::Neon,
+            3 => Self::Avx2,
+            4 => Self::Avx512,
+            5 => Self::Avx512Bf16,
+            6 => Self::Amx,
             _ => *CHOSEN,
         }
     }
@@ -84,6 +89,7 @@ impl InstructionSet {
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
@@ -109,6 +115,8 @@ impl InstructionSet {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Self::Portable => kernel.run::<Portable>(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => kernel.run::<crate::neon::Neon>(),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `current` answers only sets that the processor was found to have.
             Self::Avx2 => unsafe { x86::run_avx2(kernel) },
@@ -117,7 +125,8 @@ impl InstructionSet {
             Self::Avx512 | Self::Avx512Bf16 | Self::Amx => unsafe { x86::run_avx512(kernel) },
             #[cfg(test)]
             Self::EmulatedAmx => kernel.run::<Portable>(),
-            #[cfg(not(target_arch = "x86_64"))]
+            // Sets of other processors, which `available` never names.
+            #[allow(unreachable_patterns)]
             _ => kernel.run::<Portable>(),
         }
     }

@@ -7,9 +7,11 @@
 //! (sums over a batch, cut into parts fixed by the shape). Thread count, batch size and place in the batch change no bit.
 //!
 //! Reading order:
-pub mod instruction_set; // which body runs: portable, AVX2, AVX-512, AMX
+pub mod instruction_set; // which body runs: portable, NEON, AVX2, AVX-512, AMX
 pub mod memory; //          scratch kept between calls, outputs that are not zeroed first
 pub mod threads; //         how many threads, and fixed cuts of the work
+#[cfg(target_arch = "aarch64")]
+mod neon; //                Arm's vectors
 mod vector; //              one vector type per instruction set; exp and friends
 mod widening; //            vectors from numbers of 16 and 8 bits
 

@@ -4,7 +4,7 @@
 //! for the same weights in f32.
 
 use crate::instruction_set::{InstructionSet, Kernel};
-use crate::memory::{Scratch, Shared, filled};
+use crate::memory::{Scratch, Shared};
 use crate::product::{self, Sizes};
 use crate::threads::{count, each, part};
 use crate::vector::Vector;
@@ -50,9 +50,7 @@ weight!(i8, load_i8, f32::from);
 pub fn multiply<W: Weight>(a: &[f32], b: &[W], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
     check(a, b, bias, sizes, y);
     if sizes.rows > FEW_ROWS || b_transposed {
-        let mut wide = Scratch::new(b.len());
-        widen(b, wide.as_mut_slice());
-        return product::multiply(a, wide.as_slice(), b_transposed, bias, sizes, y);
+        return with_wide(b, |wide| product::multiply(a, wide, b_transposed, bias, sizes, y));
     }
     multiply_few(InstructionSet::current(), a, b, bias, None, sizes, y);
 }
@@ -80,9 +78,11 @@ pub fn quantize(weights: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     (quantized, scales)
 }
 
-/// Narrow weights as floats, for operations that have no body for them.
-pub fn to_f32<W: Weight>(values: &[W]) -> Vec<f32> {
-    filled(values.len(), |out| widen(values, out))
+/// Calls `body` with the weights as floats, for operations that have no body for narrow ones; the copy is in memory that is kept between calls.
+pub fn with_wide<W: Weight, R>(values: &[W], body: impl FnOnce(&[f32]) -> R) -> R {
+    let mut wide = Scratch::new(values.len());
+    widen(values, wide.as_mut_slice());
+    body(wide.as_slice())
 }
 
 fn widen<W: Weight>(values: &[W], out: &mut [f32]) {

@@ -5,7 +5,7 @@ mod support;
 use half::{bf16, f16};
 use proptest::prelude::*;
 use smalti_kernels::product::{self, Sizes};
-use smalti_kernels::small_weights::{Weight, multiply, multiply_scaled, quantize, to_f32};
+use smalti_kernels::small_weights::{Weight, multiply, multiply_scaled, quantize, with_wide};
 use support::{Unaligned, check_close, check_same, on_each_set, poisoned, values};
 
 fn check_same_as_wide<W: Weight>(narrow: impl Fn(f32) -> W, sizes: Sizes, seed: u64) {
@@ -16,7 +16,7 @@ fn check_same_as_wide<W: Weight>(narrow: impl Fn(f32) -> W, sizes: Sizes, seed: 
     let wide: Vec<f32> = b.iter().map(|value| value.widen()).collect();
     on_each_set(|set| {
         let name = format!("{} {sizes:?}", set.name());
-        check_same(&name, &to_f32(b), &wide);
+        with_wide(b, |found| check_same(&name, found, &wide));
         for (transposed, bias) in [(false, Some(&bias[..])), (false, None), (true, None)] {
             let (mut y, mut expected) = (Unaligned::new(&poisoned(rows * columns)), poisoned(rows * columns));
             multiply(a.as_slice(), b, transposed, bias, sizes, y.as_mut_slice());

@@ -5,6 +5,7 @@ use crate::memory::{Scratch, Shared};
 use crate::threads::{each, part};
 use crate::vector::Vector;
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Columns of a panel.
 pub(super) const WIDTH: usize = 32;
@@ -143,7 +144,7 @@ pub(super) struct Source<'a, E> {
 
 impl<E: Element> Source<'_, E> {
     /// Some of the depths alone; those beyond the end are zeros.
-    pub fn rows(&self, depths: std::ops::Range<usize>) -> Self {
+    pub fn rows(&self, depths: Range<usize>) -> Self {
         let start = depths.start.min(self.depth);
         Self { values: &self.values[start * self.depth_stride..], depth: depths.end.min(self.depth) - start, ..*self }
     }
@@ -160,13 +161,39 @@ impl<E: Element> Source<'_, E> {
         ));
     }
 
+    /// The same for several panels of one tap, [panels][stride / 2][WIDTH]: B is read in runs as long as the panels are wide together, which memory likes.
+    pub fn pack_panels(&self, set: InstructionSet, tap: usize, panels: Range<usize>, stride: usize, out: &mut [u32]) {
+        let panel_len = stride / 2 * WIDTH;
+        if self.column_stride != 1 {
+            for (panel, out) in panels.zip(out.chunks_exact_mut(panel_len.max(1))) {
+                self.pack(set, std::iter::once(tap), panel, stride, out);
+            }
+            return;
+        }
+        set.run(Compiled(
+            #[inline(always)]
+            || {
+                for pair in 0..stride / 2 {
+                    for (place, panel) in panels.clone().enumerate() {
+                        self.pack_pair(tap, pair, panel, &mut out[place * panel_len + pair * WIDTH..][..WIDTH]);
+                    }
+                }
+            },
+        ));
+    }
+
     #[inline(always)]
-    fn pack_tap(&self, tap: usize, panel: usize, out: &mut [u32]) {
+    fn pack_pair(&self, tap: usize, pair: usize, panel: usize, out: &mut [u32]) {
         let first = panel * WIDTH;
         let used = WIDTH.min(self.columns - first);
+        let row = |d: usize| if d < self.depth { &self.values[tap * self.tap_stride + d * self.depth_stride + first..][..used] } else { &[] };
+        pack_pair(row(2 * pair), row(2 * pair + 1), out);
+    }
+
+    #[inline(always)]
+    fn pack_tap(&self, tap: usize, panel: usize, out: &mut [u32]) {
         for (pair, out) in out.chunks_exact_mut(WIDTH).enumerate() {
-            let row = |d: usize| if d < self.depth { &self.values[tap * self.tap_stride + d * self.depth_stride + first..][..used] } else { &[] };
-            pack_pair(row(2 * pair), row(2 * pair + 1), out);
+            self.pack_pair(tap, pair, panel, out);
         }
     }
 

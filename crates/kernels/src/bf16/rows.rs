@@ -5,11 +5,14 @@ use super::packing::{Element, Source, WIDTH};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::threads::{count, each, part};
+use std::ops::Range;
 
 /// Rows of a task: a multiple of every tile's height.
 const ROW_BLOCK: usize = 96;
 /// Up to this many rows the panels are packed where they are used, once: reading B from memory is then what takes the time.
 const FEW_ROWS: usize = 64;
+/// Pairs that a task packs before it uses them: 512 KiB, which stay in the second-level cache.
+const GROUP_LEN: usize = 128 * 1024;
 /// Products with fewer multiply-adds than this stay on one thread.
 const PARALLEL_FROM: usize = 64 * 1024;
 
@@ -45,7 +48,7 @@ pub(super) fn product<E: Element>(
     let panel_len = taps.len() * rows.depth / 2 * WIDTH;
     let pack = |panel: usize, out: &mut [u32]| b.pack(set, rows.taps.iter().map(|tap| tap.b), panel, rows.depth, out);
     let small = rows.count * taps.len() * rows.depth * b.columns < PARALLEL_FROM;
-    let run = |first: usize, last: usize, panels: std::ops::Range<usize>, pairs: &[u32], panel_stride: usize| {
+    let run = |first: usize, last: usize, panels: Range<usize>, pairs: &[u32], panel_stride: usize| {
         let (starts, out_rows): (Vec<usize>, Vec<usize>) = (first..last).map(&place).unzip();
         let a = rows.a;
         let reach = starts.iter().max().map_or(0, |start| start + taps.iter().max().map_or(0, |tap| tap + rows.depth));
@@ -72,11 +75,17 @@ pub(super) fn product<E: Element>(
     if rows.count <= FEW_ROWS {
         let task_count = if small { 1 } else { (4 * count()).min(panel_count) };
         each_or_one(task_count, &|task| {
-            let mut scratch = Scratch::new(panel_len);
+            let mine = part(panel_count, task_count, task);
+            let group = (GROUP_LEN / panel_len.max(1)).clamp(1, mine.len().max(1));
+            let mut scratch = Scratch::new(group * panel_len);
             let pairs = scratch.as_mut_of::<u32>();
-            for panel in part(panel_count, task_count, task) {
-                pack(panel, pairs);
-                run(0, rows.count, panel..panel + 1, pairs, 0);
+            for first in mine.clone().step_by(group) {
+                let panels = first..(first + group).min(mine.end);
+                match rows.taps {
+                    [tap] => b.pack_panels(set, tap.b, panels.clone(), rows.depth, pairs),
+                    _ => panels.clone().for_each(|panel| pack(panel, &mut pairs[(panel - first) * panel_len..][..panel_len])),
+                }
+                run(0, rows.count, panels, pairs, panel_len);
             }
         });
         return;

@@ -34,7 +34,7 @@ pub(super) mod convolution {
 
     pub fn forward(x: &[f32], weight: &FlexTensor, bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
         match (precision::current(), weight.dtype()) {
-            (Precision::F32, _) => plain::forward(x, &wide(weight), bias, shape, y),
+            (Precision::F32, _) => with_wide(weight, |weight| plain::forward(x, weight, bias, shape, y)),
             (Precision::Bf16, DType::F16) => rounded::convolution::forward(x, f16s(weight), bias, shape, y),
             (Precision::Bf16, DType::BF16) => rounded::convolution::forward(x, bf16s(weight), bias, shape, y),
             (Precision::Bf16, _) => rounded::convolution::forward(x, values(weight), bias, shape, y),
@@ -42,10 +42,10 @@ pub(super) mod convolution {
     }
 
     pub fn input_gradient(weight: &FlexTensor, dy: &[f32], shape: Convolution, dx: &mut [f32]) {
-        match precision::current() {
-            Precision::F32 => plain::input_gradient(&wide(weight), dy, shape, dx),
-            Precision::Bf16 => rounded::convolution::input_gradient(&wide(weight), dy, shape, dx),
-        }
+        with_wide(weight, |weight| match precision::current() {
+            Precision::F32 => plain::input_gradient(weight, dy, shape, dx),
+            Precision::Bf16 => rounded::convolution::input_gradient(weight, dy, shape, dx),
+        });
     }
 
     pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
@@ -66,11 +66,11 @@ fn bf16s(tensor: &FlexTensor) -> &[bf16] {
     tensor.as_slice().expect("a contiguous tensor of bf16")
 }
 
-/// Weights as f32: where they lie, or a copy of those of 16 bits.
-fn wide(weight: &FlexTensor) -> std::borrow::Cow<'_, [f32]> {
+/// Calls `body` with weights as f32: where they lie, or a copy of those of 16 bits.
+fn with_wide(weight: &FlexTensor, body: impl FnOnce(&[f32])) {
     match weight.dtype() {
-        DType::F16 => small_weights::to_f32(f16s(weight)).into(),
-        DType::BF16 => small_weights::to_f32(bf16s(weight)).into(),
-        _ => values(weight).into(),
+        DType::F16 => small_weights::with_wide(f16s(weight), body),
+        DType::BF16 => small_weights::with_wide(bf16s(weight), body),
+        _ => body(values(weight)),
     }
 }
