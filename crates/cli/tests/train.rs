@@ -248,6 +248,32 @@ fn a_dry_run_prints_the_recipe_with_every_change_and_trains_nothing() {
 }
 
 #[test]
+fn a_run_keeps_its_precision_and_its_recipe_says_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    eight_pictures(&folder.join("pictures"));
+    let recipe = recipe("vqgan/pictograms_sample.toml");
+    let recipe = recipe.to_str().unwrap();
+    let with = |steps, more: &[&'static str]| [&tiny(recipe, "run", &["--set", steps]), more].concat();
+    succeeds(folder, &with("train.steps=1", &["--precision", "bf16"]));
+    let recorded = std::fs::read_to_string(folder.join("run/recipe.toml")).unwrap();
+    assert!(recorded.contains("precision = \"bf16\""), "{recorded}");
+    let card = std::fs::read_to_string(folder.join("run/bundle/MODEL_CARD.md")).unwrap();
+    assert!(card.contains("precision = \"bf16\""), "{card}");
+    fails(folder, &with("train.steps=2", &["--resume"]), &["`train.precision` was \"bf16\", is \"f32\""]);
+    succeeds(folder, &with("train.steps=2", &["--resume", "--set", "train.precision=bf16"]));
+    fails(folder, &with("train.steps=2", &["--run", "other", "--set", "train.precision=fp8"]), &["`train.precision`", "`fp8`", "`f32`, `bf16`, `auto`"]);
+
+    // Runs from before precision was recorded were f32.
+    succeeds(folder, &tiny(recipe, "old", &["--set", "train.steps=1"]));
+    let path = folder.join("old/recipe.toml");
+    let recorded = std::fs::read_to_string(&path).unwrap();
+    assert!(recorded.contains("precision = \"f32\"\n"), "{recorded}");
+    std::fs::write(&path, recorded.replace("precision = \"f32\"\n", "")).unwrap();
+    succeeds(folder, &tiny(recipe, "old", &["--resume", "--set", "train.steps=2"]));
+}
+
+#[test]
 fn a_run_goes_on_with_its_own_pictures_only_wherever_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -40,11 +40,11 @@ impl Convolution {
         (padded - self.kernel_size) / self.stride + 1
     }
 
-    fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.kernel_size * self.kernel_size
     }
 
-    fn check(&self, name: &str, x: Option<usize>, weight: Option<usize>, y: Option<usize>) {
+    pub(crate) fn check(&self, name: &str, x: Option<usize>, weight: Option<usize>, y: Option<usize>) {
         let Self { batch, height, width, input_channels, output_channels, .. } = *self;
         let expected = [
             batch * height * width * input_channels,

@@ -6,26 +6,43 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InstructionSet {
-    /// Plain Rust; what the compiler makes of it for the target's baseline (SSE2, NEON).
+    /// Plain Rust; what the compiler makes of it for the target's baseline.
     Portable,
-    /// 256-bit vectors with fused multiply-add.
+    /// Arm's 128-bit vectors, two as one.
+    Neon,
+    /// 256-bit vectors with fused multiply-add and conversion of f16.
     Avx2,
     /// 512-bit vectors.
     Avx512,
+    /// The same with products of bf16 pairs (AVX512_BF16).
+    Avx512Bf16,
+    /// The same with tiles of bf16 (AMX).
+    Amx,
+    /// `Amx` with tiles in software: what the tests prove the tile loops with on any processor. Nothing else runs it.
+    #[cfg(test)]
+    EmulatedAmx,
 }
 
 impl InstructionSet {
     /// Every set this processor can run, narrowest first.
     pub fn available() -> &'static [Self] {
         static AVAILABLE: LazyLock<Vec<InstructionSet>> = LazyLock::new(|| {
-            #[allow(unused_mut)] // grows on x86-64 only
+            #[allow(unused_mut)] // grows on processors that we know more of
             let mut sets = vec![InstructionSet::Portable];
+            #[cfg(target_arch = "aarch64")]
+            sets.push(InstructionSet::Neon); // part of the baseline
             #[cfg(target_arch = "x86_64")]
             {
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                     sets.push(InstructionSet::Avx2);
                     if is_x86_feature_detected!("avx512f") {
                         sets.push(InstructionSet::Avx512);
+                        if x86::has_bf16_products() {
+                            sets.push(InstructionSet::Avx512Bf16);
+                            if x86::has_tiles() {
+                                sets.push(InstructionSet::Amx);
+                            }
+                        }
                     }
                 }
             }
@@ -46,8 +63,11 @@ impl InstructionSet {
         });
         match FORCED.load(Ordering::Relaxed) {
             1 => Self::Portable,
-            2 => Self::Avx2,
-            3 => Self::Avx512,
+            2 => Self::Neon,
+            3 => Self::Avx2,
+            4 => Self::Avx512,
+            5 => Self::Avx512Bf16,
+            6 => Self::Amx,
             _ => *CHOSEN,
         }
     }
@@ -60,12 +80,22 @@ impl InstructionSet {
         FORCED.store(set.map_or(0, |set| set as u8 + 1), Ordering::Relaxed);
     }
 
+    /// Whether products of bf16 have units of their own, and so are faster than those of f32.
+    pub fn has_bf16_units(self) -> bool {
+        matches!(self, Self::Avx512Bf16 | Self::Amx)
+    }
+
     /// The name that `SMALTI_ISA` takes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Amx => "amx",
+            #[cfg(test)]
+            Self::EmulatedAmx => "emulated amx",
         }
     }
 }
@@ -85,13 +115,18 @@ impl InstructionSet {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Self::Portable => kernel.run::<Portable>(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => kernel.run::<crate::neon::Neon>(),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `current` answers only sets that the processor was found to have.
             Self::Avx2 => unsafe { x86::run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Self::Avx512 => unsafe { x86::run_avx512(kernel) },
-            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => unsafe { x86::run_avx512(kernel) },
+            #[cfg(test)]
+            Self::EmulatedAmx => kernel.run::<Portable>(),
+            // Sets of other processors, which `available` never names.
+            #[allow(unreachable_patterns)]
             _ => kernel.run::<Portable>(),
         }
     }
@@ -99,8 +134,8 @@ impl InstructionSet {
     /// Columns of the product kernel's tile: two vectors.
     pub(crate) fn panel_width(self) -> usize {
         match self {
-            Self::Portable | Self::Avx2 => 16,
-            Self::Avx512 => 32,
+            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => 32,
+            _ => 16,
         }
     }
 }
@@ -110,13 +145,44 @@ mod x86 {
     use super::Kernel;
     use crate::vector::{Avx2, Avx512};
 
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx2>()
     }
 
-    #[target_feature(enable = "avx512f,avx2,fma")]
+    #[target_feature(enable = "avx512f,avx2,fma,f16c")]
     pub fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<Avx512>()
+    }
+
+    pub fn has_bf16_products() -> bool {
+        is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bf16")
+    }
+
+    /// Whether there are tiles of bf16 and the operating system lets this process use them, which it must be asked for.
+    pub fn has_tiles() -> bool {
+        const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+        let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        features & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE && is_permitted()
+    }
+
+    /// Linux enlarges a thread's saved state by the tiles only for processes that ask: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA).
+    #[cfg(target_os = "linux")]
+    fn is_permitted() -> bool {
+        const ARCH_PRCTL: i64 = 158;
+        const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+        const XTILEDATA: u64 = 18;
+        let result: i64;
+        // SAFETY: the call reads and writes no memory of ours; the kernel changes rax, rcx and r11 alone.
+        unsafe {
+            std::arch::asm!("syscall", inlateout("rax") ARCH_PRCTL => result, in("rdi") ARCH_REQ_XCOMP_PERM, in("rsi") XTILEDATA,
+                lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_permitted() -> bool {
+        false
     }
 }

@@ -37,11 +37,24 @@ impl Scratch {
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 
+    /// The same memory as bf16 bits or pairs of them, two or one to each float.
+    pub fn as_mut_of<T: Bits>(&mut self) -> &mut [T] {
+        let len = self.len * size_of::<f32>() / size_of::<T>();
+        // SAFETY: any bits are a T, which is no wider than a float, and the memory holds `len` of them.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: Line is 16 floats without padding, and `len` floats fit into the lines.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 }
+
+/// What scratch may be read as: any bits are one.
+pub(crate) trait Bits: Copy {}
+impl Bits for u16 {}
+impl Bits for u32 {}
+impl Bits for half::bf16 {}
 
 impl Drop for Scratch {
     fn drop(&mut self) {

@@ -1,7 +1,9 @@
 //! One vector of floats per instruction set, and the functions that every kernel shares.
 
+use crate::widening::Widening;
+
 /// A register of `LANES` floats. All methods are compiled into their caller, which must run under the instruction set of the type.
-pub(crate) trait Vector: Copy {
+pub(crate) trait Vector: Widening {
     const LANES: usize;
     /// Rows of the product kernel's tile: as many as the registers hold beside two vectors of columns.
     const TILE_ROWS: usize;
@@ -38,6 +40,10 @@ pub(crate) trait Vector: Copy {
     fn power_of_two(self) -> Self;
     /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
     fn zero_where_below(self, test: Self, limit: Self) -> Self;
+    /// Lanes hold pairs of bf16: the even ones, in the lower halves, as floats.
+    fn even_of_pairs(self) -> Self;
+    /// The odd ones, in the upper halves.
+    fn odd_of_pairs(self) -> Self;
 
     /// The square of 8 by 8 floats whose rows begin `from_stride` apart, columns for rows, to rows `to_stride` apart.
     /// # Safety
@@ -146,7 +152,7 @@ pub(crate) fn prefetch(at: *const f32) {
 
 /// Eight lanes in plain Rust.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable([f32; 8]);
+pub(crate) struct Portable(pub(crate) [f32; 8]);
 
 impl Portable {
     #[inline(always)]
@@ -236,6 +242,14 @@ impl Vector for Portable {
     fn zero_where_below(self, test: Self, limit: Self) -> Self {
         Self(std::array::from_fn(|i| if test.0[i] < limit.0[i] { 0.0 } else { self.0[i] }))
     }
+    #[inline(always)]
+    fn even_of_pairs(self) -> Self {
+        Self(self.0.map(|pair| f32::from_bits(pair.to_bits() << 16)))
+    }
+    #[inline(always)]
+    fn odd_of_pairs(self) -> Self {
+        Self(self.0.map(|pair| f32::from_bits(pair.to_bits() & 0xffff_0000)))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -248,7 +262,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx2(__m256);
+    pub(crate) struct Avx2(pub(crate) __m256);
 
     /// Lanes 8 - count.. are a mask of `count` leading lanes.
     static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -370,10 +384,20 @@ mod x86 {
             // SAFETY: see the module.
             Self(unsafe { _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(test.0, limit.0), self.0) })
         }
+        #[inline(always)]
+        fn even_of_pairs(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(self.0))) })
+        }
+        #[inline(always)]
+        fn odd_of_pairs(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(-0x1_0000))) })
+        }
     }
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(__m512);
+    pub(crate) struct Avx512(pub(crate) __m512);
 
     impl Vector for Avx512 {
         const LANES: usize = 16;
@@ -463,6 +487,16 @@ mod x86 {
         fn zero_where_below(self, test: Self, limit: Self) -> Self {
             // SAFETY: see the module.
             Self(unsafe { _mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(test.0, limit.0), self.0) })
+        }
+        #[inline(always)]
+        fn even_of_pairs(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0))) })
+        }
+        #[inline(always)]
+        fn odd_of_pairs(self) -> Self {
+            // SAFETY: see the module.
+            Self(unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), _mm512_set1_epi32(-0x1_0000))) })
         }
     }
 }

@@ -14,7 +14,14 @@ pub struct Report {
     pub bundle: String,
     /// The CLIP of R-precision and CLIP score; it must not have ranked the pictures.
     pub judge: String,
+    /// What products computed in: f32 or bf16. Reports from before there was a choice say nothing, and were f32.
+    #[serde(default = "f32_precision")]
+    pub precision: String,
     pub splits: Vec<SplitReport>,
+}
+
+fn f32_precision() -> String {
+    "f32".to_string()
 }
 
 /// The figures on one split of the data, such as `pairs` or `concepts`.
@@ -107,8 +114,8 @@ impl BesideReal<&Features> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { bundle, judge, splits } = self;
-        write!(f, "bundle: {bundle}\njudge:  {judge}")?;
+        let Self { bundle, judge, precision, splits } = self;
+        write!(f, "bundle: {bundle}\njudge:  {judge}\nprecision: {precision}")?;
         splits.iter().try_for_each(|split| write!(f, "\n\n{split}"))
     }
 }
@@ -172,7 +179,7 @@ mod tests {
         counts.add(&[0, 1, 2, 3]).unwrap();
         let codebook = Some(counts.usage().unwrap());
         let split = SplitReport { split: "pairs".into(), generation, conventions, reconstruction: None, codebook };
-        Report { bundle: "test".into(), judge: "judge".into(), splits: vec![split] }
+        Report { bundle: "test".into(), judge: "judge".into(), precision: f32_precision(), splits: vec![split] }
     }
 
     #[test]

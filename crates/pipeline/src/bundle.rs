@@ -12,9 +12,10 @@ use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::contrastive::clip::Clip;
-use smalti_nn::Initializer;
+use smalti_nn::precision::{self, HalfFormat};
 use smalti_nn::weights::safetensors::{self, Storage};
 use smalti_nn::weights::{flush_folder, write_atomically};
+use smalti_nn::{Initializer, Precision};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -203,6 +204,7 @@ impl Writer<'_> {
 pub struct BundleFolder {
     path: PathBuf,
     manifest: Manifest,
+    inference: bool,
 }
 
 impl BundleFolder {
@@ -221,7 +223,13 @@ impl BundleFolder {
         let text = fs::read_to_string(&file).map_err(|source| PipelineError::io(&file, source))?;
         let manifest = Manifest::parse(&file, &text)?;
         check_agreement(&manifest)?;
-        Ok(Self { path: path.to_path_buf(), manifest })
+        Ok(Self { path: path.to_path_buf(), manifest, inference: false })
+    }
+
+    /// The same folder for networks that will only compute: weights that the file stores in 16 bits stay so in memory on the CPU, which changes no result, and
+    /// with bf16 precision all do.
+    pub fn for_inference(&self) -> Self {
+        Self { inference: true, ..self.clone() }
     }
 
     pub fn path(&self) -> &Path {
@@ -318,7 +326,17 @@ impl BundleFolder {
         let path = self.path.join(&weights.file);
         check_sha256(&path, &weights.sha256)?;
         let tensors = safetensors::read(&path).map_err(|source| PipelineError::Weights { part, source })?;
-        model.with(tensors, device).map_err(|source| PipelineError::Weights { part, source })
+        let model = model.with(tensors, device).map_err(|source| PipelineError::Weights { part, source })?;
+        let format = match (precision::current(), weights.storage) {
+            _ if !self.inference || *device != Device::flex() => None,
+            (Precision::Bf16, _) | (_, Storage::Bf16) => Some(HalfFormat::Bf16),
+            (Precision::F32, Storage::F16) => Some(HalfFormat::F16),
+            (Precision::F32, Storage::F32) => None,
+        };
+        Ok(match format {
+            Some(format) => model.stored(format),
+            None => model,
+        })
     }
 
     fn text_tokenizer(&self, part: Part, entry: Option<&TextTokenizerFile>, vocabulary_size: usize) -> Result<Option<TextTokenizer>, PipelineError> {

@@ -18,6 +18,7 @@ use smalti_models::text_encoder::bert::Bert;
 use smalti_models::text_encoder::clip_text::ClipText;
 use smalti_models::text_encoder::t5::T5Encoder;
 use smalti_nn::Initializer;
+use smalti_nn::precision::{HalfFormat, store_weights};
 use smalti_nn::weights::{NamedTensors, WeightsError, apply, collect};
 
 /// Pixels to latents, which may be image tokens, and back.
@@ -262,6 +263,8 @@ pub trait Weights: Sized {
     fn tensors(&self) -> NamedTensors;
     /// Every tensor finds its place and every place its tensor.
     fn with(self, tensors: NamedTensors, device: &Device) -> Result<Self, WeightsError>;
+    /// For inference, with the weights of linear maps and convolutions in 16 bits.
+    fn stored(self, format: HalfFormat) -> Self;
 }
 
 macro_rules! weights {
@@ -273,6 +276,10 @@ macro_rules! weights {
 
             fn with(self, tensors: NamedTensors, device: &Device) -> Result<Self, WeightsError> {
                 Ok(match self { $(Self::$variant(model) => Self::$variant(model.with(tensors, device)?),)+ })
+            }
+
+            fn stored(self, format: HalfFormat) -> Self {
+                match self { $(Self::$variant(model) => Self::$variant(model.stored(format)),)+ }
             }
         }
     )+};
@@ -295,6 +302,10 @@ macro_rules! weights_of_modules {
             fn with(self, tensors: NamedTensors, device: &Device) -> Result<Self, WeightsError> {
                 apply(self, tensors, device)
             }
+
+            fn stored(self, format: HalfFormat) -> Self {
+                store_weights(self, format)
+            }
         }
     )+};
 }
@@ -309,5 +320,10 @@ impl Weights for Box<Diffusion> {
     fn with(self, tensors: NamedTensors, device: &Device) -> Result<Self, WeightsError> {
         let Diffusion { network, config } = *self;
         Ok(Box::new(Diffusion { network: network.with(tensors, device)?, config }))
+    }
+
+    fn stored(self, format: HalfFormat) -> Self {
+        let Diffusion { network, config } = *self;
+        Box::new(Diffusion { network: network.stored(format), config })
     }
 }

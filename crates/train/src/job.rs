@@ -11,9 +11,11 @@ use crate::recipes::diffusion::DiffusionTraining;
 use crate::recipes::diffusion::settings::DiffusionRecipe;
 use crate::recipes::vqgan::{VqganRecipe, VqganTraining};
 use crate::run_folder::RunFolder;
+use crate::settings::TrainSettings;
 use crate::train_loop::{LoopSettings, Outcome, train};
 use burn::tensor::Device;
 use serde::de::DeserializeOwned;
+use smalti_nn::{Precision, precision};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -22,8 +24,9 @@ use std::sync::atomic::AtomicBool;
 pub struct Job {
     pub system: System,
     pub run: PathBuf,
-    /// The recipe with every override, as TOML.
+    /// The recipe with every override, as TOML; `train.precision` says what it came to.
     pub recipe: String,
+    pub precision: Precision,
 }
 
 /// The systems that can be trained, each with its checked recipe.
@@ -37,6 +40,18 @@ pub enum System {
 }
 
 const SYSTEMS: [&str; 5] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart", "diffusion"];
+
+impl System {
+    fn train(&self) -> &TrainSettings {
+        match self {
+            Self::Vqgan(recipe) => &recipe.train,
+            Self::AutoencoderKl(recipe) => &recipe.train,
+            Self::Clip(recipe) => &recipe.train,
+            Self::DalleBart(recipe) => &recipe.train,
+            Self::Diffusion(recipe) => &recipe.train,
+        }
+    }
+}
 
 impl Job {
     /// Checks a recipe; `run` is the run folder when it shall not be `runs/<name>`.
@@ -55,12 +70,18 @@ impl Job {
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
             return Err(file.reject("name", format!("expected the name of a folder, found `{name}`")));
         }
-        Ok(Self { system, run: run.unwrap_or_else(|| Path::new("runs").join(name)), recipe: file.resolved() })
+        let precision = system.train().precision.resolve();
+        let recipe = file.resolved_with("train.precision", precision.name());
+        Ok(Self { system, run: run.unwrap_or_else(|| Path::new("runs").join(name)), recipe, precision })
     }
 
     /// Trains to the end, or until `stop` is set. `resume` continues the run that is there. Call it inside the kernels' thread pool
     /// (`smalti_kernels::threads::install`): every parallel region then takes its threads without a hand-over.
     pub fn run(&self, resume: bool, device: &Device, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        precision::within(self.precision, || self.run_in_precision(resume, device, stop))
+    }
+
+    fn run_in_precision(&self, resume: bool, device: &Device, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         let run = if resume { RunFolder::resume(&self.run, &self.recipe)? } else { RunFolder::create(&self.run)? };
         match &self.system {
             System::Vqgan(recipe) => self.start(VqganTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),

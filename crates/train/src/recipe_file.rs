@@ -69,6 +69,13 @@ impl RecipeFile {
         toml::to_string(&self.merged).expect("a parsed table can be written")
     }
 
+    /// The same with one key, such as `train.steps`, given a text.
+    pub fn resolved_with(&self, key: &str, value: &str) -> String {
+        let mut merged = self.merged.clone();
+        apply_override(&mut merged, &format!("{key}={value}")).expect("the key's tables are tables, which typing has seen");
+        toml::to_string(&merged).expect("a parsed table can be written")
+    }
+
     /// The value of a top-level key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.merged.get(key)

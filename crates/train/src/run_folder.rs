@@ -17,6 +17,9 @@ const FREE_KEYS: [&str; 7] = [
     "train.max_rollbacks",
 ];
 
+/// Keys that runs from before they were recorded did not have, and what they stood for.
+const FORMER_DEFAULTS: [(&str, &str); 1] = [("train.precision", "\"f32\"")];
+
 pub struct RunFolder {
     path: PathBuf,
 }
@@ -47,8 +50,10 @@ impl RunFolder {
         // Data that only moved is told from other data by what it is, where that is known.
         let knows_data = run.data().is_file();
         let keys = old.iter().chain(&new).map(|(key, _)| key);
-        let find =
-            |table: &[(String, String)], key: &String| table.iter().find(|(name, _)| name == key).map_or("nothing".to_string(), |(_, value)| value.clone());
+        let find = |table: &[(String, String)], key: &String| {
+            let former = || FORMER_DEFAULTS.iter().find(|(name, _)| name == key).map_or("nothing", |(_, value)| value).to_string();
+            table.iter().find(|(name, _)| name == key).map_or_else(former, |(_, value)| value.clone())
+        };
         let mut differing: Vec<String> = keys
             .filter(|key| !(FREE_KEYS.contains(&key.as_str()) || *key == "data.path" && knows_data) && find(&old, key) != find(&new, key))
             .map(|key| format!("`{key}` was {}, is {}", find(&old, key), find(&new, key)))

@@ -3,6 +3,7 @@
 use crate::learning_rate::Schedule;
 use crate::recipe_file::{RecipeError, RecipeFile};
 use serde::{Deserialize, Serialize};
+use smalti_nn::PrecisionChoice;
 
 /// `[optimizer]`: AdamW (Loshchilov and Hutter 2019).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct TrainSettings {
     /// How often a step with a loss that is not finite may be answered by going back to the last checkpoint with a lower rate.
     #[serde(default = "default_max_rollbacks")]
     pub max_rollbacks: usize,
+    /// What products and convolutions compute in; weights and optimiser are f32 either way.
+    #[serde(default)]
+    pub precision: PrecisionChoice,
 }
 
 /// The factor on the learning rate at each rollback.

@@ -81,6 +81,7 @@ const CASES: &[Case] = &[
     ("steps = 100", "steps = 1.5", &[], false, &["toy.toml:15:", "`train.steps`", "1.5"]),
     ("steps = 100", "", &[], false, &["toy.toml:14:", "missing field `steps`"]),
     ("\"cosine\"", "\"cosinus\"", &[], false, &["toy.toml:11:", "`schedule.decay`", "`cosinus`", "`cosine`"]),
+    ("seed = 1", "precision = \"fp8\"\nseed = 1", &[], false, &["toy.toml:17:", "`train.precision`", "`fp8`", "`f32`, `bf16`, `auto`"]),
     ("batch_size = 4", "batch_size = 0", &[], false, &["toy.toml:16:", "`train.batch_size`", "expected at least 1, found 0"]),
     ("batch_size = 4", "batch_size = 9000000000000000000", &[], false, &["toy.toml:16:", "`train.batch_size`", "at most"]),
     ("learning_rate = 1e-3", "learning_rate = nan", &[], false, &["toy.toml:5:", "`optimizer.learning_rate`", "found NaN"]),

@@ -126,6 +126,7 @@ fn settings(steps: usize) -> LoopSettings {
             checkpoint_interval: 3,
             keep_checkpoints: 2,
             max_rollbacks: 2,
+            precision: Default::default(),
         },
         optimizer: OptimizerSettings { learning_rate: 0.05, beta_1: 0.9, beta_2: 0.99, epsilon: 1e-8, weight_decay: 0.01 },
         schedule: Schedule { decay: Decay::Cosine, warm_up_steps: 2, final_fraction: 0.1 },

@@ -21,7 +21,7 @@ use smalti_models::inception::Inception;
 use smalti_models::perceptual::lpips::Lpips;
 use smalti_models::perceptual::vgg;
 use smalti_nn::weights::{apply, safetensors};
-use smalti_nn::{Initializer, weights::write_atomically};
+use smalti_nn::{Initializer, Precision, precision, weights::write_atomically};
 use smalti_pipeline::manifest::GeneratorModel;
 use smalti_pipeline::reconstruct::{fitted, reconstruct};
 use smalti_pipeline::text_to_image::{self, Request, TextToImage};
@@ -159,14 +159,20 @@ fn evaluate(job: &Job) -> anyhow::Result<Report> {
     };
     let instruments = Instruments {
         text_to_image: TextToImage::load(&bundle, device)?,
-        image_tokenizer: bundle.manifest().image_tokenizer.as_ref().map(|_| bundle.image_tokenizer(device, "reconstruct pictures")).transpose()?,
+        image_tokenizer: bundle
+            .manifest()
+            .image_tokenizer
+            .as_ref()
+            .map(|_| bundle.for_inference().image_tokenizer(device, "reconstruct pictures"))
+            .transpose()?,
         prompts,
         judge,
         features,
         lpips: job.lpips.as_deref().map(|path| lpips_network(path, device)).transpose()?,
     };
     let splits = job.splits.iter().map(|(name, dataset)| evaluate_split(job, &instruments, name, dataset)).collect::<anyhow::Result<_>>()?;
-    Ok(Report { bundle: bundle.manifest().id(), judge: format!("judge of {}", bundle.manifest().id()), splits })
+    let precision = job.compute.precision.name().to_string();
+    Ok(Report { bundle: bundle.manifest().id(), judge: format!("judge of {}", bundle.manifest().id()), precision, splits })
 }
 
 fn evaluate_split(job: &Job, instruments: &Instruments, name: &str, dataset: &Dataset) -> anyhow::Result<SplitReport> {
@@ -186,9 +192,13 @@ fn evaluate_split(job: &Job, instruments: &Instruments, name: &str, dataset: &Da
         eprintln!("warning: {name}: R-precision among {distinct} different captions, not {}; the figure is higher for it", usual.candidate_count);
     }
     let judge = &instruments.judge.model;
-    let captions = caption_features(judge, &encode(&instruments.judge, &texts)?)?;
-    let judged = [picture_features(judge, &generated)?, picture_features(judge, &real)?];
-    let features = [instruments.features.features(&generated)?, instruments.features.features(&real)?];
+    // What measures computes in f32, whatever draws.
+    let (captions, judged, features) = precision::within(Precision::F32, || {
+        let captions = caption_features(judge, &encode(&instruments.judge, &texts)?)?;
+        let judged = [picture_features(judge, &generated)?, picture_features(judge, &real)?];
+        let features = [instruments.features.features(&generated)?, instruments.features.features(&real)?];
+        anyhow::Ok((captions, judged, features))
+    })?;
     let evidence = Evidence {
         texts: &texts,
         captions: &captions,
@@ -286,7 +296,7 @@ fn measure_image_tokenizer(
         let shape = PictureShape { height: reconstruction.picture.height, width: reconstruction.picture.width, channels: 3 };
         meter.add(&made, &original, shape)?;
         if let Some(network) = &instruments.lpips {
-            meter.add_lpips(&lpips::lpips(network, &made, &original, shape, &job.compute.device)?);
+            meter.add_lpips(&precision::within(Precision::F32, || lpips::lpips(network, &made, &original, shape, &job.compute.device))?);
         }
         counts.iter_mut().try_for_each(|counts| counts.add(&reconstruction.image_tokens))?;
     }

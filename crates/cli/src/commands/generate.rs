@@ -9,6 +9,7 @@ use crate::progress::Reporter;
 use crate::{bundle_path, compute};
 use anyhow::Context;
 use serde::Serialize;
+use smalti_nn::Precision;
 use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, TextToImage};
 use smalti_pipeline::{BundleFolder, Part};
 use std::path::PathBuf;
@@ -85,7 +86,7 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     // What the bundle cannot do is said before any weights are loaded.
     let parts = text_to_image::parts(&bundle, &job.request)?;
     let settings = Settings::of(bundle.manifest(), &job.request).context("the bundle was just seen to have a generator")?;
-    let settings = Decided { settings, files: job.start.files.clone() };
+    let settings = Decided { settings, files: job.start.files.clone(), precision: job.compute.precision };
     if job.dry_run {
         let plan = plan(&job, &bundle, parts, settings);
         return if job.json { print_json(&plan) } else { print(&plan.text()) };
@@ -111,6 +112,7 @@ struct Decided {
     settings: Settings,
     #[serde(flatten)]
     files: StartFiles,
+    precision: Precision,
 }
 
 /// What `--json` prints.
@@ -194,6 +196,7 @@ impl Plan {
         lines.extend(self.parts.iter().map(|part| format!("part      {} {}, {} parameters", part.part, part.model, grouped(part.parameter_count))));
         lines.push(format!("seed      {}", self.seed));
         lines.push(format!("settings  {}", self.settings.settings.text()));
+        lines.push(format!("precision {}", self.settings.precision.name()));
         lines.push(format!("pictures  {}, of which {} are kept", self.count, self.keep));
         lines.extend(self.files.iter().chain([&self.contact_sheet]).map(|file| format!("file      {file}")));
         lines.join("\n")

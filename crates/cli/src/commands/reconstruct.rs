@@ -80,7 +80,7 @@ struct PictureOutput {
 }
 
 pub fn run(job: Job) -> anyhow::Result<()> {
-    let bundle = BundleFolder::open(&job.bundle)?;
+    let bundle = BundleFolder::open(&job.bundle)?.for_inference();
     prepare_folder(&job.out)?;
     let (originals, reconstructions) = job.compute.run(|| {
         let image_tokenizer = bundle.image_tokenizer(&job.compute.device, "reconstruct pictures")?;
@@ -107,7 +107,8 @@ fn write(job: &Job, bundle_id: String, originals: &[Picture], reconstructions: V
     let mut shown = originals.to_vec();
     for (((source, original), Reconstruction { picture, image_tokens }), name) in job.images.iter().zip(originals).zip(reconstructions).zip(names) {
         let file = job.out.join(name);
-        write_png(&picture, &file, &[("source", source.display().to_string()), ("bundle", bundle_id.clone())])?;
+        let precision = job.compute.precision.name().to_string();
+        write_png(&picture, &file, &[("source", source.display().to_string()), ("bundle", bundle_id.clone()), ("precision", precision)])?;
         let (before, after) = (original.to_f32(), picture.to_f32());
         let shape = PictureShape { height: picture.height, width: picture.width, channels: 3 };
         let psnr = Some(psnr(&after, &before, 2.0)?).filter(|psnr| psnr.is_finite());

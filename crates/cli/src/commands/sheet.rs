@@ -92,6 +92,7 @@ pub fn run(job: Job) -> anyhow::Result<()> {
         ("bundle", bundle.manifest().id()),
         ("seed", request.seed.to_string()),
         ("settings", serde_json::to_string(&Settings::of(bundle.manifest(), request))?),
+        ("precision", job.compute.precision.name().to_string()),
         ("prompts", job.requests.iter().map(|request| request.prompt.as_str()).collect::<Vec<_>>().join("\n")),
     ];
     write_png(&sheet, &job.out, &texts)?;

@@ -5,6 +5,7 @@ use crate::output::print;
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use smalti_nn::Precision;
 use smalti_train::RecipeFile;
 use smalti_train::train_loop::Outcome;
 use std::path::PathBuf;
@@ -46,10 +47,17 @@ pub struct Job {
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
-    let file = RecipeFile::read(&flags.recipe, &flags.set, flags.smoke)?;
+    let mut overrides = flags.set.clone();
+    overrides.extend(flags.compute.precision.map(|precision| format!("train.precision={}", precision.word())));
+    let file = RecipeFile::read(&flags.recipe, &overrides, flags.smoke)?;
     let training = smalti_train::Job::resolve(&file, flags.run.clone())?;
     let resume_command = resume_command(&flags);
-    Ok(Job { training, resume: flags.resume, dry_run: flags.dry_run, compute: flags.compute.resolve()?, resume_command })
+    let on_cpu = flags.compute.device == compute::Kind::Cpu;
+    let compute = flags.compute.resolve()?;
+    if training.precision == Precision::Bf16 && !on_cpu {
+        return Err(compute::other_than_cpu().into());
+    }
+    Ok(Job { training, resume: flags.resume, dry_run: flags.dry_run, compute, resume_command })
 }
 
 pub fn run(job: Job) -> anyhow::Result<()> {
@@ -84,6 +92,7 @@ fn resume_command(flags: &Flags) -> String {
     let mut words = vec!["smalti train".to_string(), flags.recipe.display().to_string()];
     words.extend(flags.run.iter().map(|run| format!("--run {}", run.display())));
     words.extend(flags.set.iter().map(|set| format!("--set {set}")));
+    words.extend(flags.compute.precision.map(|precision| format!("--precision {}", precision.word())));
     words.extend(flags.smoke.then(|| "--smoke".to_string()));
     words.push("--resume".to_string());
     words.join(" ")

@@ -55,7 +55,7 @@ fn what_decided_a_picture_is_told_in_it_and_in_json() {
     let settings = &json["settings"];
     assert_eq!(
         settings.to_string(),
-        r#"{"guidance_interval":"0.1:50","guidance_rescale":0.7,"guidance_scale":4.0,"sampler":{"ddim":{"eta":0.5}},"steps":6,"threshold":{"dynamic":{"cap":null,"percentile":0.995}}}"#
+        r#"{"guidance_interval":"0.1:50","guidance_rescale":0.7,"guidance_scale":4.0,"precision":"f32","sampler":{"ddim":{"eta":0.5}},"steps":6,"threshold":{"dynamic":{"cap":null,"percentile":0.995}}}"#
     );
     let texts = read_png_text(&std::fs::read(workplace.path("out/red-3-0.png")).unwrap()).unwrap();
     let told = texts.into_iter().find(|(key, _)| key == "settings").unwrap().1;

@@ -29,6 +29,7 @@ fn messages_are_as_reviewed() {
         with(&["--top-k", "0"]),
         with(&["--guidance-scale", "NaN"]),
         with(&["--threads", "0"]),
+        with(&["--precision", "fp8"]),
         with(&["--device", "cuda"]),
         with(&["--device", "tpu"]),
         with(&["--out", "file"]),

@@ -27,7 +27,7 @@ fn pictures_with_their_story_and_a_contact_sheet() {
     let texts = texts(&png);
     assert_eq!(texts["prompt"], "A red heart!");
     assert_eq!((texts["seed"].as_str(), texts["picture"].as_str()), ("7", "1"));
-    assert_eq!(texts["settings"], r#"{"guidance_scale":3.0,"temperature":1.0,"top_k":null,"top_p":1.0,"greedy":false}"#);
+    assert_eq!(texts["settings"], r#"{"guidance_scale":3.0,"temperature":1.0,"top_k":null,"top_p":1.0,"greedy":false,"precision":"f32"}"#);
     assert!(texts["bundle"].starts_with("tiny-") && texts["score"].parse::<f32>().is_ok(), "{texts:?}");
 }
 
@@ -109,8 +109,9 @@ fn a_dry_run_says_what_would_be_made_and_makes_nothing() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[1].starts_with("bundle    tiny-") && lines[2].starts_with("part      image_tokenizer vqgan, "), "{text}");
     assert!(lines[3].starts_with("part      generator dalle_bart, ") && lines[4].starts_with("part      contrastive clip, "), "{text}");
-    assert_eq!(lines[6..8], ["settings  guidance_scale 3, temperature 1, top_k 9, top_p 1", "pictures  3, of which 1 are kept"]);
-    assert_eq!(lines[8..], ["0", "1", "2", "sheet"].map(|name| format!("file      out/a-fish-7-{name}.png")));
+    let settings = ["settings  guidance_scale 3, temperature 1, top_k 9, top_p 1", "precision f32", "pictures  3, of which 1 are kept"];
+    assert_eq!(lines[6..9], settings);
+    assert_eq!(lines[9..], ["0", "1", "2", "sheet"].map(|name| format!("file      out/a-fish-7-{name}.png")));
     let json = workplace.json(&[&arguments[..], &["--json"]].concat());
     assert_eq!((json["keep"].as_u64(), json["files"][2].as_str(), json["settings"]["top_k"].as_u64()), (Some(1), Some("out/a-fish-7-2.png"), Some(9)));
     assert!(workplace.files("out").is_empty());
@@ -120,4 +121,22 @@ fn a_dry_run_says_what_would_be_made_and_makes_nothing() {
     workplace.succeed(&["import", "vq", "--as", "diffusers-vqgan", "--image-size", "64", "--out", "half"]);
     let finished = workplace.run(&["generate", "a fish", "--bundle", "half", "--dry-run"]);
     assert!(finished.status == 1 && finished.stderr.contains("this bundle has no `generator`"), "{finished:?}");
+}
+
+/// Rounding changes pixels, not the picture; the file says which it was.
+#[test]
+fn precision_is_as_asked_and_told() {
+    let workplace = Workplace::with_bundle();
+    let generate = |precision: &str, out: &str| {
+        workplace.json(&["generate", "a fish", "--bundle", "tiny", "--count", "1", "--greedy", "--json", "--precision", precision, "--out", out])
+    };
+    assert_eq!(generate("f32", "f32")["settings"]["precision"], "f32");
+    assert_eq!(generate("bf16", "bf16")["settings"]["precision"], "bf16");
+    assert_eq!(generate("bf16", "again")["pictures"][0]["image_tokens"], generate("bf16", "bf16")["pictures"][0]["image_tokens"]);
+    let read = |out: &str| std::fs::read(workplace.path(&format!("{out}/a-fish-0-0.png"))).unwrap();
+    assert_eq!(read("bf16"), read("again"));
+    let units = smalti_kernels::InstructionSet::current().has_bf16_units();
+    assert_eq!(generate("auto", "auto")["settings"]["precision"], if units { "bf16" } else { "f32" });
+    let texts = smalti_data::picture::read_png_text(&read("bf16")).unwrap();
+    assert!(texts.iter().any(|(key, text)| key == "settings" && text.contains(r#""precision":"bf16""#)), "{texts:?}");
 }

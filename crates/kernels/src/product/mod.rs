@@ -19,7 +19,7 @@ use std::ops::Range;
 pub(crate) use by_columns::by_columns;
 pub(crate) use by_rows::by_rows;
 use few_rows::{FEW_ROWS, few_rows};
-pub(crate) use packing::{Packed, Rows, Source, pack_panel};
+pub(crate) use packing::{Packed, Rows, Source, load_pair, pack_panel, store_pair};
 
 /// Depth of a panel of B that stays in the first-level cache while rows pass by: 256 * 16 floats are 16 KiB.
 const DEPTH_BLOCK: usize = 256;

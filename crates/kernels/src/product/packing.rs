@@ -136,7 +136,7 @@ impl Kernel for Turn<'_> {
 
 /// Two vectors from `used` floats, zeros behind.
 #[inline(always)]
-pub(super) unsafe fn load_pair<V: Vector>(from: *const f32, used: usize) -> [V; 2] {
+pub(crate) unsafe fn load_pair<V: Vector>(from: *const f32, used: usize) -> [V; 2] {
     // SAFETY: `used` floats can be read, the caller's promise.
     unsafe {
         if used == 2 * V::LANES {
@@ -151,7 +151,7 @@ pub(super) unsafe fn load_pair<V: Vector>(from: *const f32, used: usize) -> [V; 
 
 /// Two vectors to `used` floats.
 #[inline(always)]
-pub(super) unsafe fn store_pair<V: Vector>(pair: [V; 2], to: *mut f32, used: usize) {
+pub(crate) unsafe fn store_pair<V: Vector>(pair: [V; 2], to: *mut f32, used: usize) {
     // SAFETY: `used` floats can be written, the caller's promise.
     unsafe {
         if used == 2 * V::LANES {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its own part of it
 
 use smalti_kernels::InstructionSet;
+use smalti_kernels::convolution::Convolution;
 use std::sync::Mutex;
 
 /// The forced instruction set is the process's: tests that force one take turns.
@@ -64,5 +65,33 @@ pub fn check_same(name: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{name}: lengths");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!(found.to_bits() == expected.to_bits(), "{name}[{i}]: {found:e} and {expected:e} differ in bits");
+    }
+}
+
+/// Calls `visit(x index, weight index, y index)` for every product in the convolution's definition.
+pub fn products(shape: Convolution, mut visit: impl FnMut(usize, usize, usize)) {
+    let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
+    let (output_height, output_width) = (shape.output_height(), shape.output_width());
+    for b in 0..batch {
+        for i in 0..output_height {
+            for j in 0..output_width {
+                for u in 0..kernel_size {
+                    for v in 0..kernel_size {
+                        let (row, column) = ((i * stride + u) as isize - before as isize, (j * stride + v) as isize - before as isize);
+                        if row < 0 || column < 0 || row >= height as isize || column >= width as isize {
+                            continue;
+                        }
+                        let pixel = (b * height + row as usize) * width + column as usize;
+                        for c in 0..input_channels {
+                            for o in 0..output_channels {
+                                let weight = ((u * kernel_size + v) * input_channels + c) * output_channels + o;
+                                let y = ((b * output_height + i) * output_width + j) * output_channels + o;
+                                visit(pixel * input_channels + c, weight, y);
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }

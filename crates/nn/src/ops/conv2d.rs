@@ -4,6 +4,7 @@
 
 use super::flex::{contiguous, filled, on_computing_backends, values};
 use super::gradients::{Wanted, register};
+use super::products::convolution;
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -12,7 +13,7 @@ use burn::backend::autodiff::{
 };
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor};
 use burn::tensor::{FloatDType, Slice, Tensor, ops::ConvOptions};
-use smalti_kernels::convolution::{self, Convolution};
+use smalti_kernels::convolution::Convolution;
 
 /// Zeros around the picture, the same on both axes: rows above and columns left, rows below and columns right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +116,14 @@ impl Conv2dBodies for Flex {
         let shape = shape(&x, &weight, stride, padding);
         let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
         filled([shape.batch, shape.output_height(), shape.output_width(), shape.output_channels], |y| {
-            convolution::forward(values(&x), values(&weight), Some(values(&bias)), shape, y);
+            convolution::forward(values(&x), &weight, Some(values(&bias)), shape, y);
         })
     }
 
     fn conv2d_backward(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, stride: usize, padding: Padding, wanted: Wanted) -> [Option<FlexTensor>; 3] {
         let shape = shape(&x, &weight, stride, padding);
         let (x, weight, dy) = (contiguous(x), contiguous(weight), contiguous(dy));
-        let dx = wanted.x.then(|| filled(x.shape(), |dx| convolution::input_gradient(values(&weight), values(&dy), shape, dx)));
+        let dx = wanted.x.then(|| filled(x.shape(), |dx| convolution::input_gradient(&weight, values(&dy), shape, dx)));
         if !wanted.weight && !wanted.bias {
             return [dx, None, None];
         }
@@ -143,6 +144,7 @@ fn shape(x: &FlexTensor, weight: &FlexTensor, stride: usize, padding: Padding) -
 }
 
 pub(super) fn composed_forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>, stride: usize, padding: Padding) -> FloatTensor<B> {
+    let weight = B::float_cast(weight, x.dtype().into()); // stored in 16 bits, perhaps
     let (x, options) = pad::<B>(x, stride, padding);
     let y = B::conv2d(B::float_permute(x, &[0, 3, 1, 2]), B::float_permute(weight, &[3, 2, 0, 1]), Some(bias), options);
     B::float_permute(y, &[0, 2, 3, 1])

@@ -2,6 +2,7 @@
 
 use super::flex::{contiguous, filled, on_computing_backends, values};
 use super::gradients::{Wanted, register};
+use super::products::{multiply, multiply_transposed};
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
@@ -10,7 +11,7 @@ use burn::backend::autodiff::{
 };
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor};
 use burn::tensor::{Shape, Tensor};
-use smalti_kernels::product::{Sizes, multiply, multiply_transposed};
+use smalti_kernels::product::Sizes;
 
 /// x [..., input], weight [input, output], bias [output] -> [..., output]. A row's result does not depend on the other rows.
 /// The weight may be a transposed view (tied embeddings): it is read where it lies.
@@ -80,7 +81,7 @@ impl LinearBodies for Flex {
         let (weight, transposed) = as_it_lies(weight);
         let columns = bias.shape()[0];
         let sizes = sizes(&x, columns);
-        filled(with_last(&x.shape(), columns), |y| multiply(values(&x), values(&weight), transposed, Some(values(&bias)), sizes, y))
+        filled(with_last(&x.shape(), columns), |y| multiply(values(&x), &weight, transposed, Some(values(&bias)), sizes, y))
     }
 
     fn linear_backward(x: FlexTensor, weight: FlexTensor, dy: FlexTensor, wanted: Wanted) -> [Option<FlexTensor>; 3] {
@@ -90,7 +91,7 @@ impl LinearBodies for Flex {
         let Sizes { rows, depth, columns } = sizes(&x, dy.shape()[last]);
         let dx = wanted.x.then(|| {
             let sizes = Sizes { rows, depth: columns, columns: depth };
-            filled(x.shape(), |dx| multiply(values(&dy), values(&weight), !transposed, None, sizes, dx))
+            filled(x.shape(), |dx| multiply(values(&dy), &weight, !transposed, None, sizes, dx))
         });
         if !wanted.weight && !wanted.bias {
             return [dx, None, None];
@@ -130,6 +131,7 @@ fn with_last(shape: &Shape, size: usize) -> Shape {
 
 pub(super) fn composed_forward<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
     let (shape, columns) = (x.shape(), bias.shape()[0]);
+    let weight = B::float_cast(weight, x.dtype().into()); // stored in 16 bits, perhaps
     let y = B::float_matmul(flat::<B>(x), weight);
     let y = B::float_add(y, B::float_reshape(bias, [1, columns].into()));
     B::float_reshape(y, with_last(&shape, columns))

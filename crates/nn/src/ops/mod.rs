@@ -16,6 +16,7 @@ mod layer_norm;
 mod linear;
 mod nearest_code;
 mod optimizer_step;
+mod products;
 mod rms_norm;
 #[cfg(test)]
 mod tests;

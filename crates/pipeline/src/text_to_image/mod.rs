@@ -145,6 +145,7 @@ pub struct Parts {
 
 impl TextToImage {
     pub fn load(bundle: &BundleFolder, device: &Device) -> Result<Self, PipelineError> {
+        let bundle = &bundle.for_inference();
         let (manifest, purpose) = (bundle.manifest(), "make pictures");
         let generator = bundle.generator(device, purpose)?;
         // What is needed and missing is named.

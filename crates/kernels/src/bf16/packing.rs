@@ -1,0 +1,293 @@
+//! Rounding to bf16, rows of A, panels of B, and transposition.
+
+use crate::instruction_set::{InstructionSet, Kernel};
+use crate::memory::{Scratch, Shared};
+use crate::threads::{each, part};
+use crate::vector::Vector;
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Columns of a panel.
+pub(super) const WIDTH: usize = 32;
+/// Elements that one task packs at least: below, handing over would cost more.
+const TASK_LEN: usize = 16 * 1024;
+
+/// The depth is filled up with zeros to a multiple of this: pairs, or an AMX tile's row.
+pub(super) fn depth_step(set: InstructionSet) -> usize {
+    match set {
+        InstructionSet::Amx => 32,
+        #[cfg(test)]
+        InstructionSet::EmulatedAmx => 32,
+        _ => 2,
+    }
+}
+
+/// The nearest bf16, ties to even, as f32; NaN stays NaN.
+pub fn rounded(value: f32) -> f32 {
+    f32::from_bits(u32::from(value.bits()) << 16)
+}
+
+/// What a matrix may be made of.
+pub trait Element: Copy + Send + Sync {
+    /// The bits of the nearest bf16.
+    fn bits(self) -> u16;
+    /// The same slice, where it is of bf16.
+    fn as_bf16(_values: &[Self]) -> Option<&[bf16]> {
+        None
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        let bits = self.to_bits();
+        let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        let quiet = bits >> 16 | 0x40; // a NaN whose upper half alone could look like infinity
+        (if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { nearest }) as u16
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_bits()
+    }
+    fn as_bf16(values: &[Self]) -> Option<&[bf16]> {
+        Some(values)
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn bits(self) -> u16 {
+        self.to_f32().bits()
+    }
+}
+
+/// Plain loops compiled for the instruction set, which the compiler turns into vectors.
+pub(super) struct Compiled<F>(pub F);
+
+impl<F: FnOnce()> Kernel for Compiled<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        (self.0)();
+    }
+}
+
+/// Rows of `depth` values, one behind the other, as rows of `stride` bf16 with zeros behind. Lines of the output that `line` calls none are all zero.
+/// `line(i)`: where in `values` the run of `run` rows begins that output line i holds, after `lead` rows of zeros; `line_rows` rows in all.
+pub(super) struct Lines {
+    pub depth: usize,
+    pub stride: usize,
+    pub lead: usize,
+    pub run: usize,
+    pub line_rows: usize,
+}
+
+impl Lines {
+    /// Plain rows: no border.
+    pub fn plain(depth: usize, stride: usize) -> Self {
+        Self { depth, stride, lead: 0, run: 1, line_rows: 1 }
+    }
+
+    pub fn round(&self, set: InstructionSet, values: &[f32], line_count: usize, line: impl Fn(usize) -> Option<usize> + Sync) -> Scratch {
+        let &Self { depth, stride, lead, run, line_rows } = self;
+        let line_len = line_rows * stride;
+        let mut scratch = Scratch::new((line_count * line_len).div_ceil(2));
+        let out = Shared::new(scratch.as_mut_of::<u16>());
+        let task_count = (line_count * line_len).div_ceil(TASK_LEN).min(line_count);
+        each(task_count, |task| {
+            let lines = part(line_count, task_count, task);
+            set.run(Compiled(
+                #[inline(always)]
+                || {
+                    for index in lines {
+                        // SAFETY: each line is one task's.
+                        let out = unsafe { out.slice(index * line_len, line_len) };
+                        let Some(start) = line(index) else {
+                            out.fill(0);
+                            continue;
+                        };
+                        out[..lead * stride].fill(0);
+                        out[(lead + run) * stride..].fill(0);
+                        let rows = &mut out[lead * stride..][..run * stride];
+                        let values = &values[start * depth..][..run * depth];
+                        if depth == stride {
+                            rows.iter_mut().zip(values).for_each(|(to, value)| *to = value.bits());
+                            continue;
+                        }
+                        for row in 0..run {
+                            let (used, rest) = rows[row * stride..][..stride].split_at_mut(depth);
+                            used.iter_mut().zip(&values[row * depth..]).for_each(|(to, value)| *to = value.bits());
+                            rest.fill(0);
+                        }
+                    }
+                },
+            ));
+        });
+        scratch
+    }
+}
+
+/// Where B lies: element (tap, d, column) at tap * tap_stride + d * depth_stride + column * column_stride.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, E> {
+    pub values: &'a [E],
+    pub tap_stride: usize,
+    pub depth: usize,
+    pub depth_stride: usize,
+    pub columns: usize,
+    pub column_stride: usize,
+}
+
+impl<E: Element> Source<'_, E> {
+    /// Some of the depths alone; those beyond the end are zeros.
+    pub fn rows(&self, depths: Range<usize>) -> Self {
+        let start = depths.start.min(self.depth);
+        Self { values: &self.values[start * self.depth_stride..], depth: depths.end.min(self.depth) - start, ..*self }
+    }
+
+    /// Pairs of one panel, for some taps: [taps][stride / 2][WIDTH], zeros beyond the last depth and column.
+    pub fn pack(&self, set: InstructionSet, taps: impl Iterator<Item = usize>, panel: usize, stride: usize, out: &mut [u32]) {
+        set.run(Compiled(
+            #[inline(always)]
+            || {
+                for (tap, out) in taps.zip(out.chunks_exact_mut((stride / 2 * WIDTH).max(1))) {
+                    if self.column_stride == 1 { self.pack_tap(tap, panel, out) } else { self.pack_transposed_tap(tap, panel, out) }
+                }
+            },
+        ));
+    }
+
+    /// The same for several panels of one tap, [panels][stride / 2][WIDTH]: B is read in runs as long as the panels are wide together, which memory likes.
+    pub fn pack_panels(&self, set: InstructionSet, tap: usize, panels: Range<usize>, stride: usize, out: &mut [u32]) {
+        let panel_len = stride / 2 * WIDTH;
+        if self.column_stride != 1 {
+            for (panel, out) in panels.zip(out.chunks_exact_mut(panel_len.max(1))) {
+                self.pack(set, std::iter::once(tap), panel, stride, out);
+            }
+            return;
+        }
+        set.run(Compiled(
+            #[inline(always)]
+            || {
+                for pair in 0..stride / 2 {
+                    for (place, panel) in panels.clone().enumerate() {
+                        self.pack_pair(tap, pair, panel, &mut out[place * panel_len + pair * WIDTH..][..WIDTH]);
+                    }
+                }
+            },
+        ));
+    }
+
+    #[inline(always)]
+    fn pack_pair(&self, tap: usize, pair: usize, panel: usize, out: &mut [u32]) {
+        let first = panel * WIDTH;
+        let used = WIDTH.min(self.columns - first);
+        let row = |d: usize| if d < self.depth { &self.values[tap * self.tap_stride + d * self.depth_stride + first..][..used] } else { &[] };
+        pack_pair(row(2 * pair), row(2 * pair + 1), out);
+    }
+
+    #[inline(always)]
+    fn pack_tap(&self, tap: usize, panel: usize, out: &mut [u32]) {
+        for (pair, out) in out.chunks_exact_mut(WIDTH).enumerate() {
+            self.pack_pair(tap, pair, panel, out);
+        }
+    }
+
+    #[inline(always)]
+    fn pack_transposed_tap(&self, tap: usize, panel: usize, out: &mut [u32]) {
+        out.fill(0);
+        let first = panel * WIDTH;
+        // Sixteen pairs at a time: both sides then stay within a few cache lines.
+        for block in (0..self.depth).step_by(32) {
+            let end = (block + 32).min(self.depth);
+            for column in 0..WIDTH.min(self.columns - first) {
+                let start = tap * self.tap_stride + (first + column) * self.column_stride;
+                if self.depth_stride == 1 {
+                    let (pairs, last) = self.values[start + block..start + end].as_chunks::<2>();
+                    for (i, [even, odd]) in pairs.iter().enumerate() {
+                        out[(block / 2 + i) * WIDTH + column] = u32::from(even.bits()) | u32::from(odd.bits()) << 16;
+                    }
+                    if let [even] = last {
+                        out[end / 2 * WIDTH + column] = u32::from(even.bits());
+                    }
+                } else {
+                    for d in block..end {
+                        out[d / 2 * WIDTH + column] |= u32::from(self.values[start + d * self.depth_stride].bits()) << (16 * (d % 2));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Two rows side by side, zeros behind them; `odd` may be shorter (beyond the end).
+#[inline(always)]
+pub(super) fn pack_pair<E: Element>(even: &[E], odd: &[E], out: &mut [u32]) {
+    let whole = |row: &[E]| row.len() == WIDTH;
+    match out.first_chunk_mut::<WIDTH>() {
+        // Lengths known to the compiler become a few vectors.
+        Some(out) if whole(even) && whole(odd) => {
+            let (even, odd) = (even.first_chunk::<WIDTH>().expect("32 columns"), odd.first_chunk::<WIDTH>().expect("32 columns"));
+            for i in 0..WIDTH {
+                out[i] = u32::from(even[i].bits()) | u32::from(odd[i].bits()) << 16;
+            }
+        }
+        _ => {
+            for (i, out) in out.iter_mut().enumerate() {
+                let bits = |row: &[E]| row.get(i).map_or(0, |value| u32::from(value.bits()));
+                *out = bits(even) | bits(odd) << 16;
+            }
+        }
+    }
+}
+
+/// Pairs of rows that are bf16 already, from number `first` on: `row(i)` has at most 32 elements.
+pub(super) fn pack_rows<'a>(set: InstructionSet, first: usize, row: impl Fn(usize) -> &'a [bf16], out: &mut [u32]) {
+    set.run(Compiled(
+        #[inline(always)]
+        || {
+            for (pair, out) in out.chunks_exact_mut(WIDTH).enumerate() {
+                pack_pair(row(first + 2 * pair), row(first + 2 * pair + 1), out);
+            }
+        },
+    ));
+}
+
+/// values [depth, columns] -> bf16 [columns][stride], zeros beyond the depth.
+pub(super) fn transpose(set: InstructionSet, values: &[f32], depth: usize, columns: usize, stride: usize) -> Scratch {
+    const BLOCK: usize = 32;
+    let mut scratch = Scratch::new((columns * stride).div_ceil(2));
+    let out = Shared::new(scratch.as_mut_of::<u32>()); // pairs of depths
+    let block_count = stride.div_ceil(BLOCK);
+    let task_count = (columns * stride).div_ceil(TASK_LEN).min(block_count);
+    each(task_count, |task| {
+        let blocks = part(block_count, task_count, task);
+        set.run(Compiled(
+            #[inline(always)]
+            || {
+                let mut pairs = [[0u32; WIDTH]; BLOCK / 2];
+                for block in blocks {
+                    let used_pairs = (stride - block * BLOCK).min(BLOCK) / 2;
+                    for first in (0..columns).step_by(WIDTH) {
+                        let used = WIDTH.min(columns - first);
+                        for (i, pair) in pairs.iter_mut().enumerate() {
+                            let d = block * BLOCK + 2 * i;
+                            let row = |d: usize| if d < depth { &values[d * columns + first..][..used] } else { &[] };
+                            pack_pair(row(d), row(d + 1), pair);
+                        }
+                        for column in 0..used {
+                            // SAFETY: this block's depths of this column are one task's.
+                            let out = unsafe { out.slice(((first + column) * stride + block * BLOCK) / 2, used_pairs) };
+                            out.iter_mut().zip(&pairs).for_each(|(to, pair)| *to = pair[column]);
+                        }
+                    }
+                }
+            },
+        ));
+    });
+    scratch
+}

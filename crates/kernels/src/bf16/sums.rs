@@ -1,0 +1,105 @@
+//! y = A^T B, a sum over a long depth (rows of a batch, pixels): weight gradients.
+
+use super::block::Block;
+use super::packing::{Compiled, WIDTH};
+use crate::instruction_set::InstructionSet;
+use crate::memory::{Scratch, Shared};
+use crate::threads::{count, each, part};
+use std::ops::Range;
+
+/// Depth that is summed from zero before it is added to the result: shorter chains lose less. Its panel of B stays in the first-level cache.
+pub(super) const CHUNK: usize = 512;
+
+/// A panel of y: where its first element lies in `out`, and how many columns it has (at most 32).
+pub(super) struct Place {
+    pub start: usize,
+    pub used: usize,
+}
+
+/// A transposed [height][stride] as `transpose` leaves it.
+pub(super) struct Columns<'a> {
+    pub a: &'a [u16],
+    pub height: usize,
+    pub stride: usize,
+}
+
+/// For each panel: y [height, used] = sum over depth of A^T B. `pack(panel, depths, pairs)` fills pairs [depths / 2][32] of B, zeros beyond the end.
+/// Rows of y lie `out_stride` apart.
+pub(super) fn sum(
+    set: InstructionSet,
+    columns: &Columns,
+    panel_count: usize,
+    out: &Shared<f32>,
+    out_stride: usize,
+    place: impl Fn(usize) -> Place + Sync,
+    pack: impl Fn(usize, Range<usize>, &mut [u32]) + Sync,
+) {
+    let &Columns { a, height, stride } = columns;
+    assert!(a.len() >= height * stride, "bf16 sum: columns beyond A");
+    // How the rows of y are shared out changes no element; each share packs B again, so there are no more than keep the threads busy.
+    let group_count = (2 * count()).div_ceil(panel_count.max(1)).clamp(1, height.div_ceil(96).max(1));
+    each(panel_count * group_count, |task| {
+        let (panel, rows) = (task / group_count, part(height, group_count, task % group_count));
+        let Place { start, used } = place(panel);
+        let out_rows: Vec<usize> = rows.clone().map(|row| start + row * out_stride).collect();
+        let mut scratch = Scratch::new(CHUNK / 2 * WIDTH);
+        let pairs = scratch.as_mut_of::<u32>();
+        if stride == 0 {
+            // SAFETY: these rows of this panel are this task's.
+            out_rows.iter().for_each(|row| unsafe { out.slice(*row, used) }.fill(0.0));
+        }
+        for chunk in (0..stride).step_by(CHUNK) {
+            let depths = chunk..(chunk + CHUNK).min(stride);
+            pack(panel, depths.clone(), &mut pairs[..depths.len() / 2 * WIDTH]);
+            let starts: Vec<usize> = rows.clone().map(|row| row * stride + chunk).collect();
+            let block = Block {
+                a: a.as_ptr(),
+                rows: &starts,
+                taps: &[0],
+                depth: depths.len(),
+                b: pairs.as_ptr(),
+                panel_stride: 0,
+                panels: 0..1,
+                columns: used,
+                bias: None,
+                // SAFETY: only this task's rows of this panel are touched through it.
+                out: unsafe { out.at(0) },
+                out_rows: &out_rows,
+                add: chunk > 0,
+            };
+            // SAFETY: rows of A end at `stride`, the panel holds the chunk's depths, and `set` is one that this processor has.
+            unsafe { block.run(set) };
+        }
+    });
+}
+
+/// sums [columns] = sum of the rows of values [rows, columns], in parts fixed by the sizes.
+pub(super) fn row_sums(set: InstructionSet, values: &[f32], sums: &mut [f32]) {
+    const PART_ROWS: usize = 1024;
+    let columns = sums.len();
+    if columns == 0 {
+        return;
+    }
+    let rows = values.len() / columns;
+    let part_count = rows.div_ceil(PART_ROWS);
+    let mut scratch = Scratch::new(part_count * columns);
+    let parts = scratch.as_mut_slice();
+    let shared = Shared::new(parts);
+    each(part_count, |part| {
+        // SAFETY: each task has its own part.
+        let sums = unsafe { shared.slice(part * columns, columns) };
+        sums.fill(0.0);
+        set.run(Compiled(
+            #[inline(always)]
+            || {
+                for row in values[part * PART_ROWS * columns..].chunks_exact(columns).take(PART_ROWS) {
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+            },
+        ));
+    });
+    sums.fill(0.0);
+    for part in parts.chunks_exact(columns) {
+        sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+}
