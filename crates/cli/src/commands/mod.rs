@@ -8,6 +8,7 @@ mod inspect;
 mod reconstruct;
 mod rerank;
 mod sampling;
+mod settings;
 mod sheet;
 mod start;
 mod train;
