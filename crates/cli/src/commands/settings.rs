@@ -12,7 +12,7 @@ use smalti_pipeline::text_to_image::{ClassifierGuidance, DiffusionOptions, Reque
 #[serde(untagged)]
 pub(super) enum Settings {
     ImageTokens(ImageTokenSettings),
-    Diffusion(DiffusionSettings),
+    Diffusion(Box<DiffusionSettings>),
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -93,7 +93,7 @@ impl Settings {
             GeneratorModel::Diffusion(config) => Some(Walk::of(config, options)),
             GeneratorModel::DalleBart(_) => None,
         });
-        Some(Self::Diffusion(DiffusionSettings {
+        Some(Self::Diffusion(Box::new(DiffusionSettings {
             guidance_scale,
             walk: Walk::of(config, options),
             super_resolution: further.collect(),
@@ -111,7 +111,7 @@ impl Settings {
                 scale: *scale,
             }),
             strength: options.initial.as_ref().map(|initial| initial.strength),
-        }))
+        })))
     }
 
     /// In one line, for people.
@@ -123,7 +123,7 @@ impl Settings {
                 format!("guidance_scale {guidance_scale}, temperature {temperature}, top_k {top_k}, top_p {top_p}")
             }
             Self::Diffusion(settings) => {
-                let DiffusionSettings { guidance_scale, walk, super_resolution, negative, guidance_rescale, guidance_interval, strength, .. } = settings;
+                let DiffusionSettings { guidance_scale, walk, super_resolution, negative, guidance_rescale, guidance_interval, strength, .. } = &**settings;
                 let mut text = format!("guidance_scale {guidance_scale}, {}", walk.text());
                 super_resolution.iter().for_each(|walk| text += &format!("; then {}", walk.text()));
                 text += &strength.map(|strength| format!(", strength {strength}")).unwrap_or_default();

@@ -115,7 +115,7 @@ impl DiffusionOptions {
         if let Some(Err(error)) = self.projection.map(|projection| projection.validate()) {
             return wrong(error.key, error.expected, error.found, None);
         }
-        if let Some(scale) = self.classifier.as_ref().map(|guidance| guidance.scale).filter(|scale| !(scale.abs() <= 1000.0)) {
+        if let Some(scale) = self.classifier.as_ref().map(|guidance| guidance.scale).filter(|scale| !(-1000.0..=1000.0).contains(scale)) {
             return wrong("classifier_scale", "a number from -1000 to 1000", scale.to_string(), Some("0 is off, 1 to 10 is usual"));
         }
         if let Some(Err(error)) = self.threshold.map(Threshold::validate) {
