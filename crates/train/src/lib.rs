@@ -8,6 +8,7 @@ pub mod pictures; //      the pictures of a run: training batches, held-out pict
 pub mod classes; //       what a field of their descriptions says pictures are
 pub mod captions; //      the text tokenizer of a run, captions as tensors
 pub mod encoding_cache; //  image tokens or latents of a data set, made once
+pub mod text_states; //     states of captions, made once by a frozen text encoder
 pub mod order; //          epochs of examples that lie ready in memory
 pub mod recipes; //       one for each system: vqgan, clip, dalle_bart, diffusion
 pub mod job; //           a recipe file checked and ready to run

@@ -74,14 +74,21 @@ impl Runs {
         format!("{key}=\"{}\"", self.path(run).join("bundle").display())
     }
 
-    /// Trains a committed recipe with its smoke table and some overrides.
+    /// Trains a committed recipe with its smoke table and some overrides. Bundles that a recipe names to rank or to judge by are left out unless given.
     pub fn try_train(&self, recipe: &str, run: &str, overrides: &[&[&str]], bundles: &[String], resume: bool) -> Result<Outcome, String> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../recipes/{recipe}.toml"));
         let mut sets =
             vec![format!("data.path=\"{}\"", self.path("pictures").display()), format!("data.image_token_cache=\"{}\"", self.path("cache").display())];
+        let text = std::fs::read_to_string(&path).unwrap();
+        let given = |key: &str| bundles.iter().any(|set| set.starts_with(&format!("{key}=")));
+        let ranks = |line: &&str| ["contrastive", "judge"].iter().any(|key| line.starts_with(&format!("{key} = ")) && !given(key));
+        let text = text.lines().filter(|line| !ranks(line)).collect::<Vec<_>>().join("\n");
+        if text.contains("system = \"diffusion\"") {
+            sets.push(format!("conditions.text_state_cache=\"{}\"", self.path("text states").display()));
+        }
         sets.extend(overrides.iter().flat_map(|overrides| overrides.iter()).map(|set| set.to_string()));
         sets.extend(bundles.iter().cloned());
-        let file = RecipeFile::read(&path, &sets, true).map_err(|error| error.to_string())?;
+        let file = RecipeFile::from_text(&path, text, &sets, true).map_err(|error| error.to_string())?;
         let job = Job::resolve(&file, Some(self.path(run))).map_err(|error| error.to_string())?;
         job.run(resume, &Device::flex(), &AtomicBool::new(false)).map_err(|error| error.to_string())
     }

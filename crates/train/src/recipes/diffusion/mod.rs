@@ -11,6 +11,7 @@ use crate::classes::Classes;
 use crate::learner::{Learner, Learns};
 use crate::pictures::{Pictures, scalar, sheet};
 use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
+use crate::text_states::TextStates;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use canvas::{Source, smaller_picture};
 use noising::{Noised, learned_variance};
@@ -20,14 +21,14 @@ use settings::DiffusionRecipe;
 use smalti_data::Picture;
 use smalti_data::dataset::CaptionRule;
 use smalti_generation::random::{fill_normal, unit};
-use smalti_models::generator::conditions::{Conditions, LowResolution, Text};
+use smalti_models::generator::conditions::{Conditions, LowResolution};
 use smalti_models::generator::unet::loss;
 use smalti_nn::Initializer;
 use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::{DiffusionConfig, GeneratorModel};
 use smalti_pipeline::parts::{Diffusion, DiffusionNetwork, Generator};
-use smalti_pipeline::text_to_image::{Parts, Request, TextToImage, augmentation_level, text_states};
-use smalti_pipeline::{Bundle, BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, PipelineError, TextEncoderPart};
+use smalti_pipeline::text_to_image::{Parts, Request, TextToImage, augmentation_level};
+use smalti_pipeline::{Bundle, BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, PipelineError};
 use std::path::{Path, PathBuf};
 
 /// A diffusion network in training.
@@ -36,7 +37,8 @@ pub struct DiffusionTraining {
     config: DiffusionConfig,
     pictures: Pictures,
     source: Source,
-    text_encoder: Option<TextEncoderPart>,
+    /// `None` where the network is told no text.
+    text: Option<TextStates>,
     /// `None` where the network is told no class.
     classes: Option<Classes>,
     below: Option<Bundle>,
@@ -65,10 +67,7 @@ impl DiffusionTraining {
         let captions = if recipe.conditions.text.is_some() { CaptionRule::Required } else { CaptionRule::Optional };
         let pictures = Pictures::open(&recipe.data, captions)?;
         let below = recipe.stage_below.as_deref().map(|path| stage_below(path, recipe, device)).transpose()?;
-        let text_encoder = match &below {
-            Some(below) => below.text_encoder.clone().filter(|_| recipe.conditions.text.is_some()),
-            None => recipe.text_encoder.as_deref().map(|path| text::load(path, device)).transpose()?,
-        };
+        let text = text::states(recipe, below.as_ref(), &pictures, device)?;
         let ranking = |path: &Option<PathBuf>, purpose| path.as_ref().map(|path| BundleFolder::open(path)?.contrastive(device, purpose)).transpose();
         let contrastive = ranking(&recipe.contrastive, "rank pictures")?;
         let judge = ranking(&recipe.judge, "judge pictures")?;
@@ -78,7 +77,7 @@ impl DiffusionTraining {
         let names = classes.as_ref().map_or(Vec::new(), |classes| classes.names().to_vec());
         let source = Source::new(recipe.image_tokenizer.as_deref(), &pictures, recipe.train.seed, device)?;
         let latent_channels = source.image_tokenizer().map(|part| part.model.config().latent_channels());
-        let text_channels = text_encoder.as_ref().map(|part| part.model.channels());
+        let text_channels = text.as_ref().map(|text| text.encoder().model.channels());
         let config = recipe.config(recipe.canvas_channels(latent_channels), text_channels, names);
         let impossible = |error: smalti_models::ConfigError| TrainError::Unfit { place: "recipe".to_string(), reason: error.to_string() };
         config.validate().map_err(impossible)?;
@@ -86,7 +85,7 @@ impl DiffusionTraining {
         let network = DiffusionNetwork::new(&config.network, &mut initializer).map_err(impossible)?;
         let generator = Learner::new("generator", network, &recipe.optimizer, recipe.train.ema_decay);
         let (recipe, device) = (recipe.clone(), device.clone());
-        let training = Self { recipe, config, pictures, source, text_encoder, classes, below, classifier, contrastive, judge, device, generator };
+        let training = Self { recipe, config, pictures, source, text, classes, below, classifier, contrastive, judge, device, generator };
         training.check_classifier()?;
         Ok(training)
     }
@@ -143,11 +142,8 @@ impl DiffusionTraining {
 
     fn conditions(&self, batch: &DiffusionBatch, device: &Device) -> Result<Conditions, TrainError> {
         let mut conditions = Conditions::default();
-        if let (Some(encoder), Some(condition)) = (&self.text_encoder, &self.config.text) {
-            let (Text { states, visible }, _) = text_states(encoder, condition, &batch.captions)?;
-            // The encoder is frozen: its states enter the graph as numbers.
-            let on_device = |states: Tensor<3>| if device.is_autodiff() { Tensor::from_inner(states) } else { states };
-            conditions.text = Some(Text { states: on_device(states), visible });
+        if let Some(text) = &self.text {
+            conditions.text = Some(text.of(&batch.captions, device)?);
         }
         if !self.config.classes.is_empty() {
             conditions.class = Some(Tensor::<1, Int>::from_data(batch.classes.as_slice(), device));
@@ -201,7 +197,7 @@ impl DiffusionTraining {
             }
             None => Bundle {
                 image_tokenizer: self.source.image_tokenizer().cloned(),
-                text_encoder: self.text_encoder.clone(),
+                text_encoder: self.text.as_ref().map(|text| text.encoder().clone()),
                 generator: Some(self.part(facts)),
                 ..Bundle::default()
             },

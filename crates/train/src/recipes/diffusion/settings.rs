@@ -47,7 +47,7 @@ pub struct DiffusionRecipe {
 }
 
 /// `[conditions]`: what the network is told.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConditionSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +59,14 @@ pub struct ConditionSettings {
     pub low_resolution: Option<LowResolutionCondition>,
     /// The share of pictures whose caption or class is withheld, without which a guidance scale has no meaning (0.1 in Ho and Salimans 2022).
     pub drop_rate: f64,
+    /// Where the states of all captions are kept, which the frozen text encoder makes once; "" keeps none and encodes at every step.
+    pub text_state_cache: PathBuf,
+}
+
+impl Default for ConditionSettings {
+    fn default() -> Self {
+        Self { text: None, class_field: None, low_resolution: None, drop_rate: 0.0, text_state_cache: PathBuf::from("runs/text_states") }
+    }
 }
 
 /// `[model.unet]` or `[model.efficient_unet]`; channels of input, text and classes are known from the rest of the recipe.
@@ -177,7 +185,7 @@ impl DiffusionRecipe {
         settings::validate(file, &self.optimizer, &self.schedule, &self.train)?;
         self.data.validate(file)?;
         let needs = |key: &str, other: &str| Err(file.reject(key, format!("expected `{other}` beside it, found none")));
-        let ConditionSettings { text, class_field, low_resolution, drop_rate } = &self.conditions;
+        let ConditionSettings { text, class_field, low_resolution, drop_rate, .. } = &self.conditions;
         match (text, &self.text_encoder, &self.stage_below) {
             (Some(_), None, None) => return needs("conditions.text", "text_encoder"),
             (None, Some(_), _) => return needs("text_encoder", "conditions.text"),
