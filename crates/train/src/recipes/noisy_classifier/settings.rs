@@ -80,7 +80,7 @@ impl NoisyClassifierRecipe {
         // With likely facts, sizes that cannot be are found before anything is loaded.
         let likely = Facts { classes: vec!["a".to_string(), "b".to_string()], latents: self.image_tokenizer.as_ref().map(|_| (4, 1, 1.0)) };
         self.config(likely).validate().map_err(|error| {
-            let key = error.key.replace("network.", "model.");
+            let key = error.key.replace("network.", "model.").replace("image_size", "data.image_size");
             file.reject(&key, format!("expected {}, found {}", error.expected, error.found))
         })
     }
