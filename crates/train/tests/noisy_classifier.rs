@@ -31,8 +31,8 @@ fn trains_resumes_exactly_and_tells_its_accuracy() {
         assert_eq!(runs.weights("resumed", 6, name), runs.weights("whole", 6, name), "{name}");
     }
     let measures = runs.evaluation("whole");
-    for share in [0, 25, 50, 75, 100] {
-        let accuracy = measures[&format!("accuracy at {share}% of the noise (training pictures)")];
+    for share in ["0.00", "0.25", "0.50", "0.75", "1.00"] {
+        let accuracy = measures[&format!("accuracy at {share} of the noise (training pictures)")];
         assert!((0.0..=1.0).contains(&accuracy), "{measures:?}");
     }
     assert!(measures["cross-entropy (training pictures)"] > 0.1 && measures.contains_key("accuracy (training pictures)"), "{measures:?}");
@@ -113,7 +113,7 @@ fn guidance_leads_a_trained_network_to_the_class() {
         let [generator, classifier] = [format!("{name}-generator"), format!("{name}-classifier")];
         runs.train(RECIPE, &classifier, &[&CLASSIFIER, &SMALL, learn, &process], data, false);
         let measures = runs.evaluation(&classifier);
-        let [little, noise] = [25, 100].map(|share| measures[&format!("accuracy at {share}% of the noise (training pictures)")]);
+        let [little, noise] = ["0.25", "1.00"].map(|share| measures[&format!("accuracy at {share} of the noise (training pictures)")]);
         assert!(little == 1.0 && noise < 1.0, "{name}: {measures:?}");
         runs.train("ddpm/pictograms_sample", &generator, &[&UNET, &SMALL, learn, walk, &process, &[&parameterization]], data, false);
         let [generator, classifier] = [generator, classifier].map(|run| BundleFolder::open(&runs.path(&run).join("bundle")).unwrap());

@@ -193,7 +193,7 @@ impl Recipe for NoisyClassifierTraining {
                 return Ok(Measures::new());
             }
             let of_level = right as f64 / known as f64;
-            figures.insert(self.pictures.measure(&format!("accuracy at {:.0}% of the noise", share * 100.0)), of_level);
+            figures.insert(self.pictures.measure(&format!("accuracy at {share:.2} of the noise")), of_level);
             accuracy += of_level / SHARES.len() as f64;
             cross_entropy += loss / known as f64 / SHARES.len() as f64;
         }
