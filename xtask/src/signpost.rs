@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 pub const SYSTEMS: &[System] = &[
     System { name: "ddpm", network: "unet", training: "diffusion", frozen: &[] },
     System { name: "latent_diffusion", network: "unet", training: "diffusion", frozen: &["image_tokenizer", "text_encoder"] },
+    System { name: "noisy_classifier", network: "noisy", training: "noisy_classifier", frozen: &["image_tokenizer"] },
     System { name: "imagen", network: "efficient_unet", training: "diffusion", frozen: &["text_encoder"] },
 ];
 
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn a_frozen_model_has_no_recipe() {
         assert!(shown("vqgan").contains(&"crates/train/src/recipes/vqgan.rs".to_string()));
-        for model in ["t5", "autoencoder_tiny", "noisy"] {
+        for model in ["t5", "autoencoder_tiny"] {
             assert!(!shown(model).iter().any(|place| place.contains("recipes")), "{model}");
         }
         assert!(places(&root(), "nothing").unwrap_err().to_string().contains("no model or system `nothing`; hint: there are"));

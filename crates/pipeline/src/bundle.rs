@@ -2,15 +2,17 @@
 //!
 //! [`BundleFolder`] is a bundle on disk, of which parts are loaded as they are needed; [`Bundle`] is one in memory, to be saved.
 
+use crate::agreement::{check_agreement, check_classifier};
 use crate::manifest::{
-    self, Canvas, ContrastiveEntry, ContrastiveModel, DiffusionConfig, FILE_NAME, GeneratorEntry, GeneratorModel, ImageTokenizerEntry, ImageTokenizerModel,
-    Manifest, Part, TextEncoderEntry, TextEncoderModel, TextTokenizerFile, VERSION, WeightsFile,
+    self, ClassifierEntry, ClassifierModel, ContrastiveEntry, ContrastiveModel, FILE_NAME, GeneratorEntry, ImageTokenizerEntry, Manifest, Part, Provenance,
+    TextEncoderEntry, TextTokenizerFile, VERSION, WeightsFile,
 };
-use crate::parts::{ContrastivePart, Generator, GeneratorPart, ImageTokenizer, ImageTokenizerPart, TextEncoder, TextEncoderPart, Weights};
+use crate::parts::{ClassifierPart, ContrastivePart, Generator, GeneratorPart, ImageTokenizer, ImageTokenizerPart, TextEncoder, TextEncoderPart, Weights};
 use crate::{PipelineError, model_card::model_card};
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use smalti_data::text_tokenizer::TextTokenizer;
+use smalti_models::classifier::noisy::NoisyClassifier;
 use smalti_models::contrastive::clip::Clip;
 use smalti_nn::precision::{self, HalfFormat};
 use smalti_nn::weights::safetensors::{self, Storage};
@@ -29,6 +31,8 @@ pub struct Bundle {
     pub generator: Option<GeneratorPart>,
     /// The further stages of a cascade, from the smallest picture up.
     pub super_resolution: Vec<GeneratorPart>,
+    /// Leads the first stage to a class, where a request asks for it.
+    pub classifier: Option<ClassifierPart>,
     pub contrastive: Option<ContrastivePart>,
     /// Measures pictures, and never ranks them.
     pub judge: Option<ContrastivePart>,
@@ -48,6 +52,7 @@ impl Bundle {
             text_encoder: has(Part::TextEncoder).then(|| folder.text_encoder(device, "load it")).transpose()?,
             super_resolution: folder.super_resolution(device)?,
             generator: has(Part::Generator).then(|| folder.generator(device, "load it")).transpose()?,
+            classifier: has(Part::Classifier).then(|| folder.classifier(device, "load it")).transpose()?,
             contrastive: has(Part::Contrastive).then(|| folder.contrastive(device, "load it")).transpose()?,
             judge: has(Part::Judge).then(|| folder.judge(device, "load it")).transpose()?,
             model_card: folder.model_card()?,
@@ -123,6 +128,14 @@ impl Bundle {
         let super_resolution: Vec<_> =
             self.super_resolution.iter().enumerate().map(|(stage, part)| generator(Part::SuperResolution(stage), part)).collect::<Result<_, _>>()?;
         let generator = self.generator.as_ref().map(|part| generator(Part::Generator, part)).transpose()?;
+        let classifier = |part: &ClassifierPart| {
+            Ok::<_, PipelineError>(ClassifierEntry {
+                weights: writer.weights(Part::Classifier, &part.network)?,
+                model: ClassifierModel::Noisy(part.config.clone()),
+                provenance: part.provenance.clone(),
+            })
+        };
+        let classifier = self.classifier.as_ref().map(classifier).transpose()?;
         let mut contrastive = |name: Part, part: &ContrastivePart| {
             Ok::<_, PipelineError>(ContrastiveEntry {
                 weights: writer.weights(name, &part.model)?,
@@ -133,7 +146,8 @@ impl Bundle {
         };
         let judge = self.judge.as_ref().map(|part| contrastive(Part::Judge, part)).transpose()?;
         let contrastive = self.contrastive.as_ref().map(|part| contrastive(Part::Contrastive, part)).transpose()?;
-        let manifest = Manifest { version: VERSION, name: self.name.clone(), image_tokenizer, text_encoder, generator, super_resolution, contrastive, judge };
+        let (version, name) = (VERSION, self.name.clone());
+        let manifest = Manifest { version, name, image_tokenizer, text_encoder, generator, super_resolution, classifier, contrastive, judge };
         // What would not load is not written.
         let text = manifest.to_toml();
         let path = folder.join(FILE_NAME);
@@ -205,6 +219,8 @@ pub struct BundleFolder {
     path: PathBuf,
     manifest: Manifest,
     inference: bool,
+    /// Another bundle, whose classifier takes the place of this one's.
+    classifier_lender: Option<Box<BundleFolder>>,
 }
 
 impl BundleFolder {
@@ -223,7 +239,7 @@ impl BundleFolder {
         let text = fs::read_to_string(&file).map_err(|source| PipelineError::io(&file, source))?;
         let manifest = Manifest::parse(&file, &text)?;
         check_agreement(&manifest)?;
-        Ok(Self { path: path.to_path_buf(), manifest, inference: false })
+        Ok(Self { path: path.to_path_buf(), manifest, inference: false, classifier_lender: None })
     }
 
     /// The same folder for networks that will only compute: weights that the file stores in 16 bits stay so in memory on the CPU, which changes no result, and
@@ -238,6 +254,27 @@ impl BundleFolder {
 
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// With the classifier of another bundle in place of its own; it must fit the generator.
+    pub fn with_classifier_of(self, lender: Self) -> Result<Self, PipelineError> {
+        let entry = lender.manifest.classifier.as_ref().ok_or_else(|| lender.missing(Part::Classifier, "lead pictures to a class"))?;
+        check_classifier(&entry.model, &self.manifest)?;
+        Ok(Self { classifier_lender: Some(Box::new(lender)), ..self })
+    }
+
+    /// The bundle that the classifier is of.
+    pub fn classifier_bundle(&self) -> &Self {
+        self.classifier_lender.as_deref().unwrap_or(self)
+    }
+
+    pub fn classifier_entry(&self) -> Option<&ClassifierEntry> {
+        self.classifier_bundle().manifest.classifier.as_ref()
+    }
+
+    /// The weights, kind of network and provenance of a part, a lent one too.
+    pub fn summary(&self, part: Part) -> Option<(&WeightsFile, &'static str, &Provenance)> {
+        if part == Part::Classifier { self.classifier_bundle().manifest.summary(part) } else { self.manifest.summary(part) }
     }
 
     /// Compares every file with its checksum.
@@ -300,6 +337,15 @@ impl BundleFolder {
         Ok(GeneratorPart { model, text_tokenizer, provenance: entry.provenance.clone() })
     }
 
+    pub fn classifier(&self, device: &Device, purpose: &'static str) -> Result<ClassifierPart, PipelineError> {
+        let (part, bundle) = (Part::Classifier, self.classifier_bundle());
+        let entry = bundle.manifest.classifier.as_ref().ok_or_else(|| self.missing(part, purpose))?;
+        let ClassifierModel::Noisy(config) = &entry.model;
+        let network = NoisyClassifier::new(&config.network, &mut Initializer::unread(device)).map_err(|source| PipelineError::Config { part, source })?;
+        let network = bundle.load(part, &entry.weights, network, device)?;
+        Ok(ClassifierPart { network, config: config.clone(), provenance: entry.provenance.clone() })
+    }
+
     pub fn contrastive(&self, device: &Device, purpose: &'static str) -> Result<ContrastivePart, PipelineError> {
         let entry = self.manifest.contrastive.as_ref().ok_or_else(|| self.missing(Part::Contrastive, purpose))?;
         self.contrastive_part(Part::Contrastive, entry, device)
@@ -352,127 +398,6 @@ impl BundleFolder {
         }
         Ok(Some(text_tokenizer))
     }
-}
-
-/// The parts must speak of the same pictures.
-fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> {
-    if let Some(entry) = &manifest.image_tokenizer {
-        let part = Part::ImageTokenizer;
-        entry.model.validate().map_err(|source| PipelineError::Config { part, source })?;
-        let factor = entry.model.downsampling_factor();
-        if entry.image_size == 0 || entry.image_size > 1 << 14 || !entry.image_size.is_multiple_of(factor) {
-            return Err(disagreement(part, "image_size", format!("a multiple of {factor}, at most 16384"), entry.image_size));
-        }
-    }
-    let Some(entry) = &manifest.generator else {
-        return if manifest.super_resolution.is_empty() { Ok(()) } else { Err(disagreement(Part::SuperResolution(0), "generator", "a first stage", "none")) };
-    };
-    let GeneratorModel::Diffusion(first) = &entry.model else { return check_image_tokens(manifest, &entry.model) };
-    let mut stages: Vec<&DiffusionConfig> = vec![first];
-    for (stage, entry) in manifest.super_resolution.iter().enumerate() {
-        match &entry.model {
-            GeneratorModel::Diffusion(config) => stages.push(config),
-            GeneratorModel::DalleBart(_) => {
-                return Err(disagreement(Part::SuperResolution(stage), "model", "diffusion networks in every stage", entry.model.kind()));
-            }
-        }
-    }
-    let image_tokenizer =
-        manifest.image_tokenizer.as_ref().map(|entry| LatentFacts { model: &entry.model, image_size: entry.image_size, latent_scale: entry.latent_scale });
-    check_stages(&stages, image_tokenizer, manifest.text_encoder.as_ref().map(|entry| &entry.model))
-}
-
-/// What a generator of latents must agree with.
-#[derive(Clone, Copy)]
-pub(crate) struct LatentFacts<'a> {
-    pub model: &'a ImageTokenizerModel,
-    pub image_size: usize,
-    pub latent_scale: Option<f32>,
-}
-
-/// The stages of a diffusion system, never none, must fit each other and the parts beside them, as far as those are there.
-pub(crate) fn check_stages(
-    stages: &[&DiffusionConfig],
-    image_tokenizer: Option<LatentFacts>,
-    text_encoder: Option<&TextEncoderModel>,
-) -> Result<(), PipelineError> {
-    if let Some(low_resolution) = &stages[0].low_resolution {
-        let expected = format!("a first stage, which starts from nothing; this one enlarges pictures of {} pixels", low_resolution.image_size);
-        return Err(disagreement(Part::Generator, "low_resolution", expected, "one that enlarges"));
-    }
-    check_diffusion(Part::Generator, stages[0], image_tokenizer, text_encoder)?;
-    for (stage, pair) in stages.windows(2).enumerate() {
-        let (part, below, config) = (Part::SuperResolution(stage), pair[0], pair[1]);
-        let found = config.low_resolution.as_ref().map(|low_resolution| low_resolution.image_size);
-        if found != Some(below.image_size) {
-            let expected = format!("{}, the pictures of the stage below", below.image_size);
-            return Err(disagreement(part, "low_resolution.image_size", expected, found.map_or("no such table".to_string(), |size| size.to_string())));
-        }
-        check_diffusion(part, config, image_tokenizer, text_encoder)?;
-    }
-    Ok(())
-}
-
-fn check_image_tokens(manifest: &Manifest, generator: &GeneratorModel) -> Result<(), PipelineError> {
-    let (Some(entry), GeneratorModel::DalleBart(generator)) = (&manifest.image_tokenizer, generator) else { return Ok(()) };
-    let Some(code_count) = entry.model.code_count() else {
-        return Err(disagreement(Part::ImageTokenizer, "model", "one with a codebook, whose image tokens the generator draws", entry.model.kind()));
-    };
-    if generator.image_vocabulary != code_count {
-        let expected = format!("{code_count}, the number of codes of the image tokenizer");
-        return Err(disagreement(Part::Generator, "image_vocabulary", expected, generator.image_vocabulary));
-    }
-    let token_count = (entry.image_size / entry.model.downsampling_factor()).pow(2);
-    if generator.image_token_count != token_count {
-        let expected = format!("{token_count}, as {0}x{0} pixels become", entry.image_size);
-        return Err(disagreement(Part::Generator, "image_token_count", expected, generator.image_token_count));
-    }
-    Ok(())
-}
-
-fn check_diffusion(
-    part: Part,
-    config: &DiffusionConfig,
-    image_tokenizer: Option<LatentFacts>,
-    text_encoder: Option<&TextEncoderModel>,
-) -> Result<(), PipelineError> {
-    config.validate().map_err(|source| PipelineError::Config { part, source })?;
-    let mut side = config.image_size;
-    if config.canvas == Canvas::Latents
-        && let Some(entry) = image_tokenizer
-    {
-        if config.image_size != entry.image_size {
-            return Err(disagreement(part, "image_size", format!("{}, as the image tokenizer has", entry.image_size), config.image_size));
-        }
-        let (expected, found) = (entry.model.latent_channels(), config.network.channels());
-        if expected != found {
-            return Err(disagreement(part, "network", format!("{expected} channels, as the latents of the image tokenizer have"), found));
-        }
-        if entry.latent_scale.is_none_or(|scale| !(scale.is_finite() && scale > 0.0)) {
-            let expected = "what brings latents to unit variance, which a generator of latents needs";
-            return Err(disagreement(Part::ImageTokenizer, "latent_scale", expected, entry.latent_scale.map_or("none".to_string(), |scale| scale.to_string())));
-        }
-        side /= entry.model.downsampling_factor();
-    }
-    let divisor = config.network.side_divisor();
-    if !side.is_multiple_of(divisor) {
-        return Err(disagreement(part, "image_size", format!("a canvas whose side is a multiple of {divisor}"), side));
-    }
-    if let (Some(text), Some(encoder)) = (&config.text, text_encoder) {
-        let (expected, found) = (Some(encoder.channels()), config.network.text_channels());
-        if expected != found {
-            let found = found.map_or("none".to_string(), |channels| channels.to_string());
-            return Err(disagreement(part, "text channels", format!("{}, as the text encoder has", encoder.channels()), found));
-        }
-        if let Some(length) = encoder.context_length().filter(|&length| text.token_count > length) {
-            return Err(disagreement(part, "text.token_count", format!("at most {length}, which the text encoder reads"), text.token_count));
-        }
-    }
-    Ok(())
-}
-
-fn disagreement(part: Part, key: &'static str, expected: impl ToString, found: impl ToString) -> PipelineError {
-    PipelineError::Disagreement { part, key, expected: expected.to_string(), found: found.to_string() }
 }
 
 fn check_sha256(path: &Path, expected: &str) -> Result<(), PipelineError> {

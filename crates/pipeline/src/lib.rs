@@ -3,6 +3,7 @@
 //! Reading order:
 pub mod manifest; //       bundle.toml: what a bundle says about itself, typed
 pub mod parts; //          networks of several kinds behind the few things a pipeline asks of them
+mod agreement; //          the parts of a bundle must speak of the same pictures
 pub mod bundle; //         a folder with a manifest and weights, saved and loaded
 pub mod text_to_image; //  prompt -> image tokens -> pictures, best first
 pub mod rerank; //         how well pictures fit a prompt
@@ -15,5 +16,5 @@ mod error; //              what can go wrong, by name
 pub use bundle::{Bundle, BundleFolder};
 pub use error::PipelineError;
 pub use manifest::{Manifest, Part, Provenance};
-pub use parts::{ContrastivePart, GeneratorPart, ImageTokenizerPart, TextEncoderPart};
+pub use parts::{ClassifierPart, ContrastivePart, GeneratorPart, ImageTokenizerPart, TextEncoderPart};
 pub use progress::Progress;

@@ -16,6 +16,7 @@
 //! steps = 20000
 //! ```
 
+mod classifier;
 mod diffusion;
 
 use crate::PipelineError;
@@ -32,6 +33,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+pub use classifier::{ClassifierConfig, ClassifierEntry, ClassifierModel};
 pub use diffusion::{Canvas, DiffusionConfig, LowResolutionCondition, NetworkConfig, SamplingDefaults, TextCondition};
 
 /// Name of the manifest in a bundle's folder.
@@ -56,6 +58,8 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub super_resolution: Vec<GeneratorEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<ClassifierEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub contrastive: Option<ContrastiveEntry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judge: Option<ContrastiveEntry>,
@@ -70,6 +74,8 @@ pub enum Part {
     Generator,
     /// A further stage of a cascade, counted from 0.
     SuperResolution(usize),
+    /// Leads a diffusion network to a class.
+    Classifier,
     /// Ranks pictures.
     Contrastive,
     /// Measures pictures, and never ranks them: a measure that was optimised measures nothing.
@@ -84,6 +90,7 @@ impl Part {
             Self::TextEncoder => "text_encoder",
             Self::Generator => "generator",
             Self::SuperResolution(_) => "super_resolution",
+            Self::Classifier => "classifier",
             Self::Contrastive => "contrastive",
             Self::Judge => "judge",
         }
@@ -374,7 +381,11 @@ impl Manifest {
             there(Part::TextEncoder, self.text_encoder.is_some()),
             there(Part::Generator, self.generator.is_some()),
         ];
-        let after = [there(Part::Contrastive, self.contrastive.is_some()), there(Part::Judge, self.judge.is_some())];
+        let after = [
+            there(Part::Classifier, self.classifier.is_some()),
+            there(Part::Contrastive, self.contrastive.is_some()),
+            there(Part::Judge, self.judge.is_some()),
+        ];
         let stages = (0..self.super_resolution.len()).map(Part::SuperResolution);
         before.into_iter().flatten().chain(stages).chain(after.into_iter().flatten()).collect()
     }
@@ -395,6 +406,7 @@ impl Manifest {
             Part::TextEncoder => self.text_encoder.as_ref().map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
             Part::Generator => self.generator.as_ref().map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
             Part::SuperResolution(stage) => self.super_resolution.get(stage).map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
+            Part::Classifier => self.classifier.as_ref().map(|entry| (&entry.weights, entry.model.kind(), &entry.provenance)),
             Part::Contrastive => self.contrastive.as_ref().map(|entry| (&entry.weights, clip(entry), &entry.provenance)),
             Part::Judge => self.judge.as_ref().map(|entry| (&entry.weights, clip(entry), &entry.provenance)),
         }

@@ -1,11 +1,12 @@
 //! The parts of a bundle in memory: networks of several kinds behind the few things a pipeline asks of them.
 
 use crate::Provenance;
-use crate::manifest::{DiffusionConfig, GeneratorModel, ImageTokenizerModel, NetworkConfig, TextEncoderModel};
+use crate::manifest::{ClassifierConfig, DiffusionConfig, GeneratorModel, ImageTokenizerModel, NetworkConfig, TextEncoderModel};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::ConfigError;
+use smalti_models::classifier::noisy::NoisyClassifier;
 use smalti_models::contrastive::clip::Clip;
 use smalti_models::generator::conditions::Conditions;
 use smalti_models::generator::dalle_bart::DalleBart;
@@ -246,6 +247,20 @@ impl TextEncoder {
     }
 }
 
+/// Which class a noisy canvas is of; its gradient leads a diffusion network there.
+#[derive(Clone, Debug)]
+pub struct ClassifierPart {
+    pub network: NoisyClassifier,
+    pub config: ClassifierConfig,
+    pub provenance: Provenance,
+}
+
+impl ClassifierPart {
+    pub fn device(&self) -> Device {
+        device_of(&self.network)
+    }
+}
+
 /// How well a picture fits a text.
 #[derive(Clone, Debug)]
 pub struct ContrastivePart {
@@ -310,7 +325,7 @@ macro_rules! weights_of_modules {
     )+};
 }
 
-weights_of_modules!(Vqgan, AutoencoderKl, AutoencoderTiny, DalleBart, Unet, EfficientUnet, ClipText, T5Encoder, Bert, Clip);
+weights_of_modules!(Vqgan, AutoencoderKl, AutoencoderTiny, DalleBart, Unet, EfficientUnet, ClipText, T5Encoder, Bert, Clip, NoisyClassifier);
 
 impl Weights for Box<Diffusion> {
     fn tensors(&self) -> NamedTensors {

@@ -7,7 +7,7 @@ mod tiny_diffusion;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use smalti_data::Picture;
 use smalti_generation::autoregressive::Options;
-use smalti_generation::diffusion::guidance::Interval;
+use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold, sample};
 use smalti_generation::random::{normal_pictures, picture_rng};
 use smalti_models::generator::conditions::Conditions;
@@ -25,8 +25,8 @@ use tiny_diffusion::{latent_bundle, pixel_bundle};
 const CLASSES: [&str; 2] = ["red", "blue"];
 
 fn try_load(bundle: Bundle) -> Result<TextToImage, PipelineError> {
-    let Bundle { image_tokenizer, text_encoder, generator, super_resolution, contrastive, .. } = bundle;
-    TextToImage::new(Parts { image_tokenizer, text_encoder, generator: generator.unwrap(), super_resolution, contrastive })
+    let Bundle { image_tokenizer, text_encoder, generator, super_resolution, classifier, contrastive, .. } = bundle;
+    TextToImage::new(Parts { image_tokenizer, text_encoder, generator: generator.unwrap(), super_resolution, classifier, contrastive })
 }
 
 fn load(bundle: Bundle) -> TextToImage {
@@ -122,6 +122,29 @@ fn guidance_leads_away_from_the_null_prompt_or_the_negative_one() {
     assert_ne!(first(&system, &Request { guidance_scale: Some(9.0), ..with(heart, rescaled) }), guided(&system, heart, 9.0, None));
     let nowhere = DiffusionOptions { guidance_interval: Some(Interval { low: 1e9, high: 2e9 }), ..DiffusionOptions::default() };
     assert_eq!(first(&system, &Request { guidance_scale: Some(9.0), ..with(heart, nowhere) }), guided(&system, heart, 1.0, None));
+}
+
+#[test]
+fn projected_guidance_is_plain_guidance_with_its_parts_weighed() {
+    let plain = ProjectionOptions { parallel: 1.0, momentum: 0.0, norm: f64::INFINITY };
+    let paper = ProjectionOptions { parallel: 0.0, momentum: -0.5, norm: 2.5 };
+    for (system, prompt) in [(pixels(), "red"), (load(latent_bundle()), "a red heart")] {
+        let request = |projection, scale, count, batch_size| {
+            let diffusion = DiffusionOptions { projection, ..DiffusionOptions::default() };
+            Request { guidance_scale: Some(scale), diffusion, ..request(prompt, count, batch_size) }
+        };
+        let drawn = |projection, scale| first(&system, &request(projection, scale, 1, 1));
+        let apart = |a: &Picture, b: &Picture| a.rgb.iter().zip(&b.rgb).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(apart(&drawn(Some(plain), 6.0), &drawn(None, 6.0)) <= 1, "{prompt}: nothing is projected, so only rounding differs");
+        assert_eq!(drawn(Some(paper), 1.0), drawn(None, 1.0), "{prompt}: guidance is off");
+        for options in
+            [paper, ProjectionOptions { parallel: 0.0, ..plain }, ProjectionOptions { momentum: -0.5, ..plain }, ProjectionOptions { norm: 0.1, ..plain }]
+        {
+            assert_ne!(drawn(Some(options), 6.0), drawn(None, 6.0), "{prompt}: {options:?}");
+        }
+        let [together, apart] = [5, 2].map(|batch_size| draw(&system, &request(Some(paper), 6.0, 5, batch_size)));
+        assert_eq!(together, apart, "{prompt}: each picture has a momentum of its own");
+    }
 }
 
 #[test]
@@ -253,6 +276,10 @@ fn a_dry_run_names_the_parts_and_refuses_what_drawing_would() {
     of_pixels(with("red", DiffusionOptions { noise: Some(vec![f32::NAN; 8 * 8 * 3]), ..options() }), "noise: expected finite numbers, found NaN");
     of_pixels(with("red", DiffusionOptions { augmentation: Some(0.5), ..options() }), "augmentation: expected nothing: this bundle has one stage");
     of_pixels(with("red", DiffusionOptions { guidance_rescale: 2.0, ..options() }), "guidance_rescale: expected 0 to 1");
+    let projection = |parallel, momentum, norm| Some(ProjectionOptions { parallel, momentum, norm });
+    of_pixels(with("red", DiffusionOptions { projection: projection(1.5, 0.0, 1.0), ..options() }), "projection.parallel: expected a number from 0 to 1");
+    of_pixels(with("red", DiffusionOptions { projection: projection(0.0, -1.0, 1.0), ..options() }), "projection.momentum: expected a number between -1 and 1");
+    of_pixels(with("red", DiffusionOptions { projection: projection(0.0, 0.0, 0.0), ..options() }), "projection.norm: expected a number above 0");
     of_pixels(with("red", DiffusionOptions { threshold: Some(Threshold::dynamic(99.5)), ..options() }), "threshold.percentile");
     of_pixels(with("red", DiffusionOptions { sampler: Some(Sampler::Ddim { eta: -1.0 }), ..options() }), "eta: expected a number of at least 0");
     of_pixels(Request { options: Options { greedy: true, ..Options::default() }, ..request("red", 1, 1) }, "this bundle's generator is a diffusion network");
@@ -269,6 +296,10 @@ fn a_dry_run_names_the_parts_and_refuses_what_drawing_would() {
     let of_nothing = |request: Request, expected: &str| check(&unconditional, pixel_bundle(&[]), request, expected);
     of_nothing(with("red", options()), "prompt: expected nothing: this bundle's generator takes no condition, found \"red\"; hint: leave the prompt out");
     of_nothing(Request { guidance_scale: Some(3.0), ..request("", 1, 1) }, "guidance_scale: expected nothing");
+    of_nothing(
+        with("", DiffusionOptions { projection: projection(0.0, 0.0, 1.0), ..options() }),
+        "projection: expected nothing: this bundle's generator takes no",
+    );
 
     let of_latents = |request: Request, expected: &str| check(&latents, latent_bundle(), request, expected);
     of_latents(with(" ", options()), "prompt: expected some words");
@@ -280,6 +311,7 @@ fn a_dry_run_names_the_parts_and_refuses_what_drawing_would() {
         |diffusion, key: &str| check(&tokens, tiny_bundle(), with("a fish", diffusion), &format!("{key}: expected nothing: this bundle draws image tokens"));
     of_tokens(DiffusionOptions { steps: Some(5), ..options() }, "steps");
     of_tokens(DiffusionOptions { negative: Some("x".into()), ..options() }, "negative");
+    of_tokens(DiffusionOptions { projection: projection(0.0, 0.0, 1.0), ..options() }, "projection");
     of_tokens(DiffusionOptions { film_strip: 3, ..options() }, "film_strip");
 }
 

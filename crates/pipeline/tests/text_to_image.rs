@@ -15,8 +15,8 @@ fn text_to_image() -> TextToImage {
 }
 
 fn load(bundle: Bundle) -> TextToImage {
-    let Bundle { image_tokenizer, text_encoder, generator, super_resolution, contrastive, .. } = bundle;
-    TextToImage::new(Parts { image_tokenizer, text_encoder, generator: generator.unwrap(), super_resolution, contrastive }).unwrap()
+    let Bundle { image_tokenizer, text_encoder, generator, super_resolution, classifier, contrastive, .. } = bundle;
+    TextToImage::new(Parts { image_tokenizer, text_encoder, generator: generator.unwrap(), super_resolution, classifier, contrastive }).unwrap()
 }
 
 fn request(count: usize, batch_size: usize) -> Request {

@@ -9,6 +9,8 @@ use crate::recipes::clip::{ClipRecipe, ClipTraining};
 use crate::recipes::dalle_bart::{DalleBartRecipe, DalleBartTraining};
 use crate::recipes::diffusion::DiffusionTraining;
 use crate::recipes::diffusion::settings::DiffusionRecipe;
+use crate::recipes::noisy_classifier::NoisyClassifierTraining;
+use crate::recipes::noisy_classifier::settings::NoisyClassifierRecipe;
 use crate::recipes::vqgan::{VqganRecipe, VqganTraining};
 use crate::run_folder::RunFolder;
 use crate::settings::TrainSettings;
@@ -37,9 +39,10 @@ pub enum System {
     Clip(Box<ClipRecipe>),
     DalleBart(Box<DalleBartRecipe>),
     Diffusion(Box<DiffusionRecipe>),
+    NoisyClassifier(Box<NoisyClassifierRecipe>),
 }
 
-const SYSTEMS: [&str; 5] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart", "diffusion"];
+const SYSTEMS: [&str; 6] = ["vqgan", "autoencoder_kl", "clip", "dalle_bart", "diffusion", "noisy_classifier"];
 
 impl System {
     fn train(&self) -> &TrainSettings {
@@ -62,6 +65,7 @@ impl Job {
             Some("clip") => System::Clip(checked(file, ClipRecipe::validate)?),
             Some("dalle_bart") => System::DalleBart(checked(file, DalleBartRecipe::validate)?),
             Some("diffusion") => System::Diffusion(checked(file, DiffusionRecipe::validate)?),
+            Some("noisy_classifier") => System::NoisyClassifier(checked(file, NoisyClassifierRecipe::validate)?),
             Some(other) => return Err(file.reject("system", format!("expected one of {}, found `{other}`", SYSTEMS.join(", ")))),
             None => return Err(file.reject("system", format!("expected one of {}, found nothing", SYSTEMS.join(", ")))),
         };
@@ -88,6 +92,9 @@ impl Job {
             System::AutoencoderKl(recipe) => self.start(AutoencoderKlTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::DalleBart(recipe) => self.start(DalleBartTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
             System::Diffusion(recipe) => self.start(DiffusionTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
+            System::NoisyClassifier(recipe) => {
+                self.start(NoisyClassifierTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop)
+            }
             System::Clip(recipe) => self.start(ClipTraining::new(recipe, device)?, &recipe.loop_settings(self.recipe.clone()), &run, stop),
         }
     }

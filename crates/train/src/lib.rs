@@ -5,10 +5,12 @@ pub mod checkpoint; //    atomic, checksummed; the newest valid one is found aft
 pub mod data_record; //   what a run keeps of its data set, to tell whether it is still the same
 pub mod ema; //           exponential moving average of the weights
 pub mod pictures; //      the pictures of a run: training batches, held-out pictures, sheets of samples
+pub mod classes; //       what a field of their descriptions says pictures are
 pub mod captions; //      the text tokenizer of a run, captions as tensors
 pub mod encoding_cache; //  image tokens or latents of a data set, made once
+pub mod text_states; //     states of captions, made once by a frozen text encoder
 pub mod order; //          epochs of examples that lie ready in memory
-pub mod recipes; //       one file for each system: vqgan, clip, dalle_bart
+pub mod recipes; //       one for each system: vqgan, clip, dalle_bart, diffusion
 pub mod job; //           a recipe file checked and ready to run
 mod error;
 pub mod objective; //     what the reconstructions of an image tokenizer are judged by

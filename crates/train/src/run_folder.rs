@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Recipe keys that change how a run is watched or how long it is, and nothing that was already computed. A resumed run may differ in them.
-const FREE_KEYS: [&str; 7] = [
+const FREE_KEYS: [&str; 8] = [
+    "conditions.text_state_cache",
     "train.steps",
     "train.log_interval",
     "train.sample_interval",

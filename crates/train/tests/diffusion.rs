@@ -1,117 +1,11 @@
 //! Diffusion systems, small, on eight pictures: each trains, resumes exactly, accumulates, and lands in a bundle that draws.
 
-use burn::tensor::Device;
+mod small_runs;
+
+use small_runs::{AUTOENCODER, CLIP, EFFICIENT, Runs, TEXT, UNET, copy_folder, walk};
 use smalti_data::Picture;
-use smalti_nn::weights::{NamedTensors, safetensors};
-use smalti_pipeline::text_to_image::{Request, TextToImage};
+use smalti_pipeline::text_to_image::Request;
 use smalti_pipeline::{BundleFolder, Part};
-use smalti_train::log::{Entry, read};
-use smalti_train::train_loop::Outcome;
-use smalti_train::{Job, RecipeFile};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-
-const AUTOENCODER: [&str; 4] =
-    ["data.image_size=16", "model.network.base_channels=8", "model.network.channel_multipliers=[1, 1]", "model.network.group_count=4"];
-
-const CLIP: [&str; 8] = [
-    "data.image_size=16",
-    "data.evaluation_count=8",
-    "model.context_length=8",
-    "model.image.channels=16",
-    "model.image.layer_count=1",
-    "model.text.channels=16",
-    "model.text.layer_count=1",
-    "train.batch_size=8",
-];
-
-/// A U-Net of two levels.
-const UNET: [&str; 5] = [
-    "model.unet.level_channels=[8, 16]",
-    "model.unet.residual_block_count=1",
-    "model.unet.attention_levels=[1]",
-    "model.unet.head_channels=8",
-    "model.unet.group_count=4",
-];
-
-const TEXT: [&str; 1] = ["conditions.text.token_count=8"];
-
-const EFFICIENT: [&str; 4] = [
-    "model.efficient_unet.base_channels=8",
-    "model.efficient_unet.levels=[{ channels = 8, residual_block_count = 1, downsample = false, self_attention = false, text_attention = false }, { channels = 16, residual_block_count = 1, downsample = true, self_attention = true, text_attention = true }]",
-    "model.efficient_unet.head_channels=8",
-    "model.efficient_unet.group_count=4",
-];
-
-struct Runs {
-    folder: tempfile::TempDir,
-}
-
-impl Runs {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("pictures")).unwrap();
-        let mut metadata = String::new();
-        for index in 0..8 {
-            let mut picture = Picture::filled(20, 20, [240; 3]);
-            for pixel in picture.rgb.chunks_exact_mut(3).skip(40 * index).take(90) {
-                pixel.copy_from_slice(&[30 * index as u8, 200 - 20 * index as u8, 90]);
-            }
-            picture.write_png(&folder.path().join(format!("pictures/{index}.png")), &[]).unwrap();
-            let style = ["round", "square"][index % 2];
-            metadata += &format!("{{\"file_name\": \"{index}.png\", \"text\": \"picture number {index}\", \"style\": \"{style}\"}}\n");
-        }
-        std::fs::write(folder.path().join("pictures/metadata.jsonl"), metadata).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self, run: &str) -> PathBuf {
-        self.folder.path().join(run)
-    }
-
-    fn set_bundle(&self, key: &str, run: &str) -> String {
-        format!("{key}=\"{}\"", self.path(run).join("bundle").display())
-    }
-
-    /// Trains a committed recipe with its smoke table and some overrides.
-    fn try_train(&self, recipe: &str, run: &str, overrides: &[&[&str]], bundles: &[String], resume: bool) -> Result<Outcome, String> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../recipes/{recipe}.toml"));
-        let mut sets =
-            vec![format!("data.path=\"{}\"", self.path("pictures").display()), format!("data.image_token_cache=\"{}\"", self.path("cache").display())];
-        sets.extend(overrides.iter().flat_map(|overrides| overrides.iter()).map(|set| set.to_string()));
-        sets.extend(bundles.iter().cloned());
-        let file = RecipeFile::read(&path, &sets, true).map_err(|error| error.to_string())?;
-        let job = Job::resolve(&file, Some(self.path(run))).map_err(|error| error.to_string())?;
-        job.run(resume, &Device::flex(), &AtomicBool::new(false)).map_err(|error| error.to_string())
-    }
-
-    fn train(&self, recipe: &str, run: &str, overrides: &[&[&str]], bundles: &[String], resume: bool) {
-        let outcome = self.try_train(recipe, run, overrides, bundles, resume).unwrap_or_else(|error| panic!("{recipe} {run}: {error}"));
-        assert_eq!(outcome, Outcome::Finished);
-    }
-
-    fn weights(&self, run: &str, step: usize, name: &str) -> NamedTensors {
-        safetensors::read(&self.path(run).join(format!("checkpoints/step-{step:08}/{name}.safetensors"))).unwrap()
-    }
-
-    /// Named figures of the last evaluation.
-    fn evaluation(&self, run: &str) -> smalti_train::recipe::Measures {
-        let entries = read(&self.path(run).join("log.jsonl")).unwrap();
-        entries.into_iter().rev().find_map(|entry| if let Entry::Evaluation { measures, .. } = entry { Some(measures) } else { None }).unwrap()
-    }
-
-    fn text_to_image(&self, run: &str) -> TextToImage {
-        TextToImage::load(&BundleFolder::open(&self.path(run).join("bundle")).unwrap(), &Device::flex()).unwrap()
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
 
 #[test]
 fn classes_in_pixels_train_resume_exactly_and_draw() {
@@ -265,18 +159,4 @@ fn recipes_that_cannot_be_are_named() {
         let error = runs.try_train(recipe, "refused", &[&[set]], &[], false).expect_err(set);
         assert!(error.contains(expected), "{set}: expected {expected:?} in {error:?}");
     }
-}
-
-fn walk(folder: &Path) -> Vec<(PathBuf, std::time::SystemTime)> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        if entry.path().is_dir() {
-            found.extend(walk(&entry.path()));
-        } else {
-            found.push((entry.path(), entry.metadata().unwrap().modified().unwrap()));
-        }
-    }
-    found.sort();
-    found
 }

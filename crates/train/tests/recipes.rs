@@ -4,7 +4,7 @@ use smalti_train::{Job, RecipeFile};
 use std::path::{Path, PathBuf};
 
 /// DDPM, latent diffusion and Imagen's cascade are one training under the names they are known by.
-const FOLDERS: [&str; 7] = ["vqgan", "clip", "dalle_bart", "autoencoder_kl", "ddpm", "latent_diffusion", "imagen"];
+const FOLDERS: [&str; 8] = ["vqgan", "clip", "dalle_bart", "autoencoder_kl", "ddpm", "latent_diffusion", "imagen", "noisy_classifier"];
 const DIFFUSION: [&str; 3] = ["ddpm", "latent_diffusion", "imagen"];
 
 fn recipes() -> Vec<PathBuf> {
@@ -54,7 +54,7 @@ fn impossible_sizes_are_named_with_key_and_line() {
         ("vqgan", "data.image_size=0", "`data.image_size`"),
         ("vqgan", "loss.l1=-1.0", "`loss.l1`: expected at least 0"),
         ("vqgan", "name=../elsewhere", "`name`: expected the name of a folder"),
-        ("vqgan", "system=vqvae", "`system`: expected one of vqgan, autoencoder_kl, clip, dalle_bart, diffusion, found `vqvae`"),
+        ("vqgan", "system=vqvae", "`system`: expected one of vqgan, autoencoder_kl, clip, dalle_bart, diffusion, noisy_classifier, found `vqvae`"),
         ("clip", "model.patch_size=7", "`model.patch_size`"),
         ("clip", "train.batch_size=1", "`train.batch_size`: expected at least 2 pictures"),
         ("clip", "text_tokenizer.vocabulary_size=100", "`text_tokenizer.vocabulary_size`: expected 259"),

@@ -1,6 +1,6 @@
 //! `smalti evaluate --bundle DIR --data DIR`: how good a bundle is on held-out pictures, with the real pictures' own figures beside it.
 
-use super::sampling::SamplingFlags;
+use super::sampling::{self, SamplingFlags};
 use crate::compute::{self, Compute};
 use crate::failure::WrongUse;
 use crate::made_files::{contact_sheet, prepare_folder, write_png};
@@ -22,10 +22,10 @@ use smalti_models::perceptual::lpips::Lpips;
 use smalti_models::perceptual::vgg;
 use smalti_nn::weights::{apply, safetensors};
 use smalti_nn::{Initializer, Precision, precision, weights::write_atomically};
-use smalti_pipeline::manifest::GeneratorModel;
+use smalti_pipeline::manifest::{ClassifierModel, GeneratorModel};
 use smalti_pipeline::reconstruct::{fitted, reconstruct};
-use smalti_pipeline::text_to_image::{self, Request, TextToImage};
-use smalti_pipeline::{BundleFolder, ContrastivePart, ImageTokenizerPart, Manifest};
+use smalti_pipeline::text_to_image::{self, ClassifierGuidance, Request, TextToImage};
+use smalti_pipeline::{BundleFolder, ContrastivePart, ImageTokenizerPart};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,8 @@ pub struct Flags {
 #[derive(Debug)]
 pub struct Job {
     bundle: PathBuf,
+    /// The bundle whose classifier is asked, if not that one's.
+    classifier: Option<PathBuf>,
     splits: Vec<(String, Dataset)>,
     count: usize,
     /// The prompt is each caption's.
@@ -90,12 +92,14 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
         return Err(WrongUse(format!("--count: expected at least 4, from which distances can be computed, found {}", flags.count)).into());
     }
     let keep = (flags.candidates > 1).then_some(1);
+    let classifier = flags.sampling.classifier();
     let request = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("a caption")? };
     request.validate()?;
     Ok(Job {
         compute: flags.compute.resolve()?,
         splits: splits(&flags.data)?,
         bundle: flags.bundle,
+        classifier,
         count: flags.count,
         request,
         inception: flags.inception,
@@ -147,11 +151,11 @@ struct Instruments {
 }
 
 fn evaluate(job: &Job) -> anyhow::Result<Report> {
-    let bundle = BundleFolder::open(&job.bundle)?;
+    let bundle = sampling::open(&job.bundle, job.classifier.as_deref())?;
     let device = &job.compute.device;
-    let prompts = Prompts::of(bundle.manifest());
+    let prompts = Prompts::of(&bundle);
     // What the bundle cannot do is said before any weights are loaded.
-    text_to_image::parts(&bundle, &Request { prompt: prompts.prompt(&job.request.prompt), ..job.request.clone() })?;
+    text_to_image::parts(&bundle, &prompts.likely(&job.request))?;
     let judge = bundle.judge(device, "measure how well pictures fit their captions")?;
     let features = match &job.inception {
         Some(path) => FeatureNetwork::Inception { network: Box::new(inception(path, device)?), name: path.display().to_string() },
@@ -234,7 +238,7 @@ fn generate(job: &Job, instruments: &Instruments, name: &str, texts: &[String]) 
     let mut reporter = Reporter::new();
     let mut pictures = Vec::new();
     for (index, text) in texts.iter().enumerate() {
-        let request = Request { prompt: instruments.prompts.prompt(text), seed: job.request.seed.wrapping_add(index as u64), ..job.request.clone() };
+        let request = Request { seed: job.request.seed.wrapping_add(index as u64), ..instruments.prompts.request(&job.request, text) };
         let made = instruments.text_to_image.generate(&request, &mut |_| {})?;
         pictures.extend(made.pictures.into_iter().map(|made| made.picture));
         reporter.report(&format!("{name}: drawing a picture for each caption"), index + 1, texts.len());
@@ -242,35 +246,67 @@ fn generate(job: &Job, instruments: &Instruments, name: &str, texts: &[String]) 
     Ok(pictures)
 }
 
+/// What a caption is to a bundle.
+struct Prompts {
+    of_generator: OfGenerator,
+    /// Of the classifier, if the bundle has one.
+    classifier_classes: Vec<String>,
+}
+
 /// What a generator makes of a caption.
-enum Prompts {
+enum OfGenerator {
     Captions,
     /// The class whose name the caption holds.
     Classes(Vec<String>),
-    None,
+    Nothing,
 }
 
 impl Prompts {
-    fn of(manifest: &Manifest) -> Self {
-        match manifest.generator.as_ref().map(|entry| &entry.model) {
-            Some(GeneratorModel::Diffusion(config)) if config.text.is_none() && config.classes.is_empty() => Self::None,
-            Some(GeneratorModel::Diffusion(config)) if config.text.is_none() => Self::Classes(config.classes.clone()),
-            _ => Self::Captions,
-        }
+    fn of(bundle: &BundleFolder) -> Self {
+        let of_generator = match bundle.manifest().generator.as_ref().map(|entry| &entry.model) {
+            Some(GeneratorModel::Diffusion(config)) if config.text.is_none() && config.classes.is_empty() => OfGenerator::Nothing,
+            Some(GeneratorModel::Diffusion(config)) if config.text.is_none() => OfGenerator::Classes(config.classes.clone()),
+            _ => OfGenerator::Captions,
+        };
+        let classifier_classes = bundle.classifier_entry().map_or(Vec::new(), |entry| {
+            let ClassifierModel::Noisy(config) = &entry.model;
+            config.classes.clone()
+        });
+        Self { of_generator, classifier_classes }
     }
 
-    /// Empty where the generator is to draw anything.
-    fn prompt(&self, caption: &str) -> String {
-        match self {
-            Self::Captions => caption.to_string(),
-            Self::Classes(classes) => {
-                let caption = caption.to_lowercase();
-                let held = classes.iter().filter(|class| caption.contains(&class.to_lowercase()));
-                held.max_by_key(|class| class.len()).cloned().unwrap_or_default()
-            }
-            Self::None => String::new(),
+    /// The request for a caption: without a prompt where the generator is to draw anything, and without the classifier where the caption names none of its
+    /// classes and the flags none either.
+    fn request(&self, template: &Request, caption: &str) -> Request {
+        let prompt = match &self.of_generator {
+            OfGenerator::Captions => caption.to_string(),
+            OfGenerator::Classes(classes) => held(classes, caption).unwrap_or_default(),
+            OfGenerator::Nothing => String::new(),
+        };
+        let mut request = Request { prompt, ..template.clone() };
+        if let Some(guidance) = request.diffusion.classifier.take() {
+            let class = guidance.class.or_else(|| held(&self.classifier_classes, caption));
+            request.diffusion.classifier = class.map(|class| ClassifierGuidance { class: Some(class), ..guidance });
         }
+        request
     }
+
+    /// As [`Self::request`], for a caption that names a class if there are such: what such a request lacks, all lack.
+    fn likely(&self, template: &Request) -> Request {
+        let mut request = self.request(template, &template.prompt);
+        if let Some(guidance) = &template.diffusion.classifier {
+            let class = guidance.class.clone().or_else(|| self.classifier_classes.first().cloned());
+            request.diffusion.classifier = Some(ClassifierGuidance { class, ..guidance.clone() });
+        }
+        request
+    }
+}
+
+/// The longest of the names that a caption holds.
+fn held(names: &[String], caption: &str) -> Option<String> {
+    let caption = caption.to_lowercase();
+    let held = names.iter().filter(|name| caption.contains(&name.to_lowercase()));
+    held.max_by_key(|name| name.len()).cloned()
 }
 
 fn encode(judge: &ContrastivePart, texts: &[String]) -> anyhow::Result<Vec<Encoded>> {

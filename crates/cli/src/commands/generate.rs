@@ -1,6 +1,7 @@
 //! `smalti generate "PROMPT"`: pictures of a prompt, the best kept.
 
-use super::sampling::{SamplingFlags, Settings};
+use super::sampling::{self, SamplingFlags};
+use super::settings::Settings;
 use super::start::{Start, StartFiles, StartFlags};
 use crate::made_files::{contact_sheet, film_strip, prepare_folder, slug, write_png};
 use crate::output::{grouped, print, print_json};
@@ -55,6 +56,8 @@ pub struct Flags {
 #[derive(Debug)]
 pub struct Job {
     bundle: PathBuf,
+    /// The bundle whose classifier is asked, if not that one's.
+    classifier: Option<PathBuf>,
     request: Request,
     start: Start,
     out: PathBuf,
@@ -65,12 +68,13 @@ pub struct Job {
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
+    let classifier = flags.sampling.classifier();
     let mut request = Request { count: flags.count, keep: flags.keep, seed: flags.seed, ..flags.sampling.request(flags.prompt)? };
     let start = flags.start.read_into(&mut request)?;
     request.validate()?;
     let compute = flags.compute.resolve()?;
     let Flags { out, json, dry_run, preview, .. } = flags;
-    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, request, start, out, json, dry_run, preview, compute })
+    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, classifier, request, start, out, json, dry_run, preview, compute })
 }
 
 impl Job {
@@ -81,11 +85,11 @@ impl Job {
 }
 
 pub fn run(job: Job) -> anyhow::Result<()> {
-    let bundle = BundleFolder::open(&job.bundle)?;
+    let bundle = sampling::open(&job.bundle, job.classifier.as_deref())?;
     job.start.check(bundle.manifest(), &job.request)?;
     // What the bundle cannot do is said before any weights are loaded.
     let parts = text_to_image::parts(&bundle, &job.request)?;
-    let settings = Settings::of(bundle.manifest(), &job.request).context("the bundle was just seen to have a generator")?;
+    let settings = Settings::of(&bundle, &job.request).context("the bundle was just seen to have a generator")?;
     let settings = Decided { settings, files: job.start.files.clone(), precision: job.compute.precision };
     if job.dry_run {
         let plan = plan(&job, &bundle, parts, settings);
@@ -176,7 +180,7 @@ fn plan(job: &Job, bundle: &BundleFolder, parts: Vec<Part>, settings: Decided) -
     let Request { prompt, seed, count, keep, .. } = job.request.clone();
     let manifest = bundle.manifest();
     let planned =
-        |part: Part| manifest.summary(part).map(|(weights, model, _)| PlannedPart { part: part.key(), model, parameter_count: weights.parameter_count });
+        |part: Part| bundle.summary(part).map(|(weights, model, _)| PlannedPart { part: part.key(), model, parameter_count: weights.parameter_count });
     Plan {
         prompt,
         bundle: manifest.id(),

@@ -1,14 +1,14 @@
 //! `smalti inspect PATH`: what a bundle, run, weights file, checkpoint, recipe or picture is made of.
 
-use super::sampling::{sampler_text, threshold_text};
+use super::settings::{sampler_text, threshold_text};
 use crate::output::{grouped, print, print_json, size};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use smalti_data::data_recipe::DataRecipe;
 use smalti_data::picture::read_png_text;
-use smalti_generation::diffusion::{Betas, Parameterization, Process, ScheduleConfig};
+use smalti_generation::diffusion::Parameterization;
 use smalti_nn::weights::{TensorEntry, foreign, safetensors};
-use smalti_pipeline::manifest::{Canvas, DiffusionConfig, GeneratorModel, NetworkConfig};
+use smalti_pipeline::manifest::{Canvas, ClassifierConfig, ClassifierModel, DiffusionConfig, GeneratorModel, NetworkConfig};
 use smalti_pipeline::{BundleFolder, Manifest, Part, Provenance, manifest};
 use smalti_train::{Job as TrainJob, RecipeFile};
 use std::collections::BTreeMap;
@@ -107,6 +107,9 @@ struct PartDescription {
     /// Network, process, conditions and usual sampling of a diffusion network.
     #[serde(skip_serializing_if = "Option::is_none")]
     diffusion: Option<DiffusionConfig>,
+    /// Network, process, canvas and classes of a classifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classifier: Option<ClassifierConfig>,
     /// Side in pixels of the pictures, and what brings latents to unit variance, of an image tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     image_size: Option<usize>,
@@ -131,6 +134,7 @@ fn bundle(path: &Path) -> anyhow::Result<BundleDescription> {
             file: weights.file.clone(),
             size: file_size(&path.join(&weights.file))?,
             diffusion: diffusion(manifest, part).cloned(),
+            classifier: classifier(manifest, part).cloned(),
             image_size: image_tokenizer.map(|entry| entry.image_size),
             latent_scale: image_tokenizer.and_then(|entry| entry.latent_scale),
             provenance: provenance.clone(),
@@ -149,6 +153,27 @@ fn diffusion(manifest: &Manifest, part: Part) -> Option<&DiffusionConfig> {
         GeneratorModel::Diffusion(config) => Some(config),
         GeneratorModel::DalleBart(_) => None,
     }
+}
+
+fn classifier(manifest: &Manifest, part: Part) -> Option<&ClassifierConfig> {
+    let entry = manifest.classifier.as_ref().filter(|_| part == Part::Classifier)?;
+    let ClassifierModel::Noisy(config) = &entry.model;
+    Some(config)
+}
+
+/// What a person wants to know of a classifier before guiding with it.
+fn classifier_lines(config: &ClassifierConfig) -> Vec<String> {
+    let (size, network) = (config.image_size, &config.network);
+    let canvas = match config.canvas {
+        Canvas::Pixels => format!("noisy pixels of pictures of {size}x{size}"),
+        Canvas::Latents => format!("noisy latents of {} channels of pictures of {size}x{size}", network.input_channels),
+    };
+    vec![
+        format!("  classifies {canvas}"),
+        format!("  network: levels of {:?} channels, {} blocks each", network.level_channels, network.residual_block_count),
+        format!("  process: {}", config.process),
+        format!("  classes: {}", config.classes.join(", ")),
+    ]
 }
 
 /// What a person wants to know of a diffusion network before drawing with it.
@@ -177,7 +202,7 @@ fn diffusion_lines(config: &DiffusionConfig) -> Vec<String> {
         Parameterization::Edm { .. } => "EDM's mixture of noise and picture",
         Parameterization::Flow => "the direction of the flow",
     };
-    lines.push(format!("  process: {}, predicts {parameterization}", process_text(&config.process)));
+    lines.push(format!("  process: {}, predicts {parameterization}", config.process));
     match &config.text {
         Some(text) => {
             let padding = if text.attend_to_padding { "padding too" } else { "padding apart" };
@@ -193,32 +218,16 @@ fn diffusion_lines(config: &DiffusionConfig) -> Vec<String> {
     lines
 }
 
-fn process_text(process: &Process) -> String {
-    match process {
-        Process::VariancePreserving(schedule) => {
-            let ScheduleConfig { betas, train_steps, shift, zero_terminal_snr } = ScheduleConfig::from(schedule.clone());
-            let betas = match betas {
-                Betas::Linear { start, end } => format!("linear betas from {start} to {end}"),
-                Betas::ScaledLinear { start, end } => format!("scaled linear betas from {start} to {end}"),
-                Betas::Cosine => "cosine schedule".to_string(),
-            };
-            let shift = if shift == 1.0 { String::new() } else { format!(", shifted by {shift}") };
-            format!("{train_steps} trained steps, {betas}{shift}{}", if zero_terminal_snr { ", down to pure noise" } else { "" })
-        }
-        Process::VarianceExploding(config) => format!("noise levels from {} to {} (EDM)", config.sigma_min, config.sigma_max),
-        Process::Flow(config) => format!("rectified flow, shift {}", config.shift),
-    }
-}
-
 impl Described for BundleDescription {
     fn text(&self) -> String {
         let mut lines = vec![format!("bundle {}  ({}, checksums hold)", self.id, size(self.size))];
         for part in &self.parts {
-            let PartDescription { part: name, network, parameter_count, storage, file, size: bytes, diffusion, image_size, latent_scale, provenance } = part;
+            let PartDescription { part: name, network, parameter_count, storage, file, size: bytes, image_size, latent_scale, provenance, .. } = part;
             lines.push(format!("\n{name}  {network}, {} parameters as {storage}, {file} {}", grouped(*parameter_count), size(*bytes)));
             let scale = latent_scale.map(|scale| format!(", latent scale {scale}")).unwrap_or_default();
             lines.extend(image_size.map(|size| format!("  pictures of {size}x{size}{scale}")));
-            lines.extend(diffusion.iter().flat_map(diffusion_lines));
+            lines.extend(part.diffusion.iter().flat_map(diffusion_lines));
+            lines.extend(part.classifier.iter().flat_map(classifier_lines));
             lines.extend(provenance.source.iter().map(|source| format!("  imported from {source}")));
             lines.extend(provenance.data.iter().map(|data| format!("  trained on {data}")));
             let seconds = provenance.seconds.map(|seconds| format!(", {seconds:.0} s")).unwrap_or_default();

@@ -9,6 +9,7 @@ mod inspect;
 mod reconstruct;
 mod rerank;
 mod sampling;
+mod settings;
 mod sheet;
 mod start;
 mod train;

@@ -1,12 +1,12 @@
-//! How pictures are drawn: the flags that `generate`, `sheet` and `evaluate` share, and what decided a picture in the end.
+//! How pictures are drawn: the flags that `generate`, `sheet` and `evaluate` share.
 
 use crate::failure::WrongUse;
-use serde::Serialize;
-use smalti_generation::diffusion::guidance::Interval;
+use anyhow::Context;
+use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold};
-use smalti_pipeline::Manifest;
-use smalti_pipeline::manifest::{DiffusionConfig, GeneratorModel};
-use smalti_pipeline::text_to_image::{DiffusionOptions, Request, SamplingOptions};
+use smalti_pipeline::BundleFolder;
+use smalti_pipeline::text_to_image::{ClassifierGuidance, DiffusionOptions, Request, SamplingOptions};
+use std::path::{Path, PathBuf};
 
 /// Percentile of dynamic thresholding; the paper names none, this is that of `diffusers`.
 const PERCENTILE: f64 = 0.995;
@@ -26,6 +26,8 @@ pub(super) struct SamplingFlags {
     image_tokens: ImageTokenFlags,
     #[command(flatten)]
     diffusion: DiffusionFlags,
+    #[command(flatten)]
+    guidance: GuidanceFlags,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -66,15 +68,38 @@ struct DiffusionFlags {
     /// Of the values of one picture, for --threshold dynamic: what lies above is brought back into the range [default: 0.995]
     #[arg(long, value_name = "P", requires = "threshold", allow_negative_numbers = true)]
     percentile: Option<f64>,
+    /// Cascades: noise added to the smaller picture before it is enlarged, 0 to 1 [default: the bundle's]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    augmentation: Option<f64>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Guidance of bundles with a diffusion network")]
+struct GuidanceFlags {
     /// How much of the contrast that guidance adds is taken back, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
     guidance_rescale: f64,
     /// Guide only where noise to signal (sigma / alpha) is within these bounds, such as 0.3:5 [default: everywhere]
     #[arg(long, value_name = "LOW:HIGH", value_parser = interval)]
     guidance_interval: Option<Interval>,
-    /// Cascades: noise added to the smaller picture before it is enlarged, 0 to 1 [default: the bundle's]
+    /// Projected guidance: the share kept of the part of guidance that only makes a picture stronger, 0 to 1 [default: 1, all of it]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    augmentation: Option<f64>,
+    projection_parallel: Option<f64>,
+    /// Projected guidance: how much of the last step's guidance is added; less than 0 takes back [default: 0]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    projection_momentum: Option<f64>,
+    /// Projected guidance: the most that guidance may move a picture in one step, as the length of the change [default: any length]
+    #[arg(long, value_name = "LENGTH", allow_negative_numbers = true)]
+    projection_norm: Option<f64>,
+    /// A bundle whose classifier leads pictures to a class [default: the bundle's own]
+    #[arg(long, value_name = "DIR", requires = "classifier_scale")]
+    classifier: Option<PathBuf>,
+    /// How strongly a classifier leads to a class: 1 as it judges, more exaggerates, less than 0 leads away [default: it is not asked]
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    classifier_scale: Option<f64>,
+    /// The class that the classifier leads to [default: the prompt, unless the bundle reads captions]
+    #[arg(long, value_name = "NAME", requires = "classifier_scale")]
+    classifier_class: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -115,12 +140,17 @@ fn interval(text: &str) -> Result<Interval, String> {
 }
 
 impl SamplingFlags {
+    /// The bundle whose classifier is to be asked, where it is not the one that draws.
+    pub(super) fn classifier(&self) -> Option<PathBuf> {
+        self.guidance.classifier.clone()
+    }
+
     /// One picture of a prompt, drawn as the flags say.
     pub(super) fn request(self, prompt: impl Into<String>) -> anyhow::Result<Request> {
-        let Self { guidance_scale, batch_size, image_tokens, diffusion } = self;
+        let Self { guidance_scale, batch_size, image_tokens, diffusion, guidance } = self;
         let ImageTokenFlags { temperature, top_k, top_p, greedy } = image_tokens;
         let options = SamplingOptions { greedy, temperature, top_k, top_p };
-        Ok(Request { guidance_scale, options, diffusion: diffusion.options()?, batch_size, ..Request::new(prompt) })
+        Ok(Request { guidance_scale, options, diffusion: guidance.set(diffusion.options()?), batch_size, ..Request::new(prompt) })
     }
 }
 
@@ -147,150 +177,34 @@ impl DiffusionFlags {
             ThresholdName::Static => Threshold::Static,
             ThresholdName::Dynamic => Threshold::dynamic(self.percentile.unwrap_or(PERCENTILE)),
         });
-        let Self { steps, negative, guidance_rescale, guidance_interval, augmentation, .. } = self;
-        Ok(DiffusionOptions { steps, sampler, threshold, negative, guidance_rescale, guidance_interval, augmentation, ..DiffusionOptions::default() })
+        let Self { steps, negative, augmentation, .. } = self;
+        Ok(DiffusionOptions { steps, sampler, threshold, negative, augmentation, ..DiffusionOptions::default() })
     }
 }
 
-/// What besides prompt, seed, number and bundle decides a picture: what was asked for, and where nothing was, what the bundle says.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Settings {
-    ImageTokens(ImageTokenSettings),
-    Diffusion(DiffusionSettings),
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct ImageTokenSettings {
-    guidance_scale: f32,
-    temperature: f32,
-    top_k: Option<usize>,
-    top_p: f32,
-    greedy: bool,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct DiffusionSettings {
-    guidance_scale: f32,
-    #[serde(flatten)]
-    walk: Walk,
-    /// The further stages of a cascade.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    super_resolution: Vec<Walk>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    negative: Option<String>,
-    #[serde(skip_serializing_if = "is_zero")]
-    guidance_rescale: f64,
-    /// Lowest and highest noise to signal; text, for the highest may be infinite.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    guidance_interval: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    strength: Option<f64>,
-}
-
-/// How one stage goes from noise to picture.
-#[derive(Clone, Debug, Serialize)]
-struct Walk {
-    sampler: Sampler,
-    steps: usize,
-    /// With its percentile: programs do not agree on it.
-    threshold: Threshold,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    augmentation: Option<f64>,
-}
-
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
-}
-
-impl Settings {
-    /// `None` for a bundle without a generator.
-    pub(super) fn of(manifest: &Manifest, request: &Request) -> Option<Self> {
-        let model = &manifest.generator.as_ref()?.model;
-        let guidance_scale = request.guidance_scale.unwrap_or_else(|| model.guidance_scale());
-        let GeneratorModel::Diffusion(config) = model else {
-            let SamplingOptions { greedy, temperature, top_k, top_p } = request.options;
-            return Some(Self::ImageTokens(ImageTokenSettings { guidance_scale, temperature, top_k, top_p, greedy }));
-        };
-        let options = &request.diffusion;
-        let further = manifest.super_resolution.iter().filter_map(|entry| match &entry.model {
-            GeneratorModel::Diffusion(config) => Some(Walk::of(config, options)),
-            GeneratorModel::DalleBart(_) => None,
-        });
-        Some(Self::Diffusion(DiffusionSettings {
-            guidance_scale,
-            walk: Walk::of(config, options),
-            super_resolution: further.collect(),
-            negative: options.negative.clone(),
-            guidance_rescale: options.guidance_rescale,
-            guidance_interval: options.guidance_interval.map(|Interval { low, high }| format!("{low}:{high}")),
-            strength: options.initial.as_ref().map(|initial| initial.strength),
-        }))
+impl GuidanceFlags {
+    fn set(self, options: DiffusionOptions) -> DiffusionOptions {
+        let projection = self.projection();
+        let Self { guidance_rescale, guidance_interval, classifier_scale, classifier_class: class, .. } = self;
+        let classifier = classifier_scale.map(|scale| ClassifierGuidance { scale, class });
+        DiffusionOptions { guidance_rescale, guidance_interval, projection, classifier, ..options }
     }
 
-    /// In one line, for people.
-    pub(super) fn text(&self) -> String {
-        match self {
-            Self::ImageTokens(ImageTokenSettings { guidance_scale, greedy: true, .. }) => format!("guidance_scale {guidance_scale}, greedy"),
-            Self::ImageTokens(ImageTokenSettings { guidance_scale, temperature, top_k, top_p, .. }) => {
-                let top_k = top_k.map_or("all".to_string(), |top_k| top_k.to_string());
-                format!("guidance_scale {guidance_scale}, temperature {temperature}, top_k {top_k}, top_p {top_p}")
-            }
-            Self::Diffusion(settings) => {
-                let DiffusionSettings { guidance_scale, walk, super_resolution, negative, guidance_rescale, guidance_interval, strength } = settings;
-                let mut text = format!("guidance_scale {guidance_scale}, {}", walk.text());
-                super_resolution.iter().for_each(|walk| text += &format!("; then {}", walk.text()));
-                text += &strength.map(|strength| format!(", strength {strength}")).unwrap_or_default();
-                text += &negative.as_ref().map(|negative| format!(", negative \"{negative}\"")).unwrap_or_default();
-                if *guidance_rescale != 0.0 {
-                    text += &format!(", guidance_rescale {guidance_rescale}");
-                }
-                text + &guidance_interval.as_ref().map(|interval| format!(", guidance_interval {interval}")).unwrap_or_default()
-            }
-        }
+    /// What is not said is as in plain guidance.
+    fn projection(&self) -> Option<ProjectionOptions> {
+        let Self { projection_parallel: parallel, projection_momentum: momentum, projection_norm: norm, .. } = *self;
+        let said = parallel.or(momentum).or(norm).is_some();
+        said.then(|| ProjectionOptions { parallel: parallel.unwrap_or(1.0), momentum: momentum.unwrap_or(0.0), norm: norm.unwrap_or(f64::INFINITY) })
     }
 }
 
-impl Walk {
-    /// In a cascade, steps are the first stage's and noise on the smaller picture the others'.
-    fn of(config: &DiffusionConfig, options: &DiffusionOptions) -> Self {
-        let defaults = &config.sampling;
-        let is_first = config.low_resolution.is_none();
-        Self {
-            sampler: options.sampler.unwrap_or(defaults.sampler),
-            steps: options.steps.filter(|_| is_first).unwrap_or(defaults.steps),
-            threshold: options.threshold.unwrap_or(defaults.threshold),
-            augmentation: config.low_resolution.as_ref().map(|condition| options.augmentation.unwrap_or(condition.noise_level)),
-        }
-    }
-
-    fn text(&self) -> String {
-        let augmentation = self.augmentation.map(|augmentation| format!(", augmentation {augmentation}")).unwrap_or_default();
-        format!("{} steps of {}, threshold {}{augmentation}", self.steps, sampler_text(self.sampler), threshold_text(self.threshold))
-    }
-}
-
-/// A sampler as --sampler names it, with what it was told beside.
-pub(super) fn sampler_text(sampler: Sampler) -> String {
-    match sampler {
-        Sampler::Ddpm => "ddpm".to_string(),
-        Sampler::Ddim { eta } => format!("ddim (eta {eta})"),
-        Sampler::Euler => "euler".to_string(),
-        Sampler::EulerAncestral => "euler-ancestral".to_string(),
-        Sampler::Heun => "heun".to_string(),
-        Sampler::DpmSolverPlusPlus2M => "dpm++2m".to_string(),
-        Sampler::UniPc => "unipc".to_string(),
-        Sampler::LatentConsistency { distilled_steps } => format!("lcm (distilled over {distilled_steps} steps)"),
-    }
-}
-
-pub(super) fn threshold_text(threshold: Threshold) -> String {
-    match threshold {
-        Threshold::None => "none".to_string(),
-        Threshold::Static => "static".to_string(),
-        Threshold::Dynamic { percentile, cap: None } => format!("dynamic (percentile {percentile})"),
-        Threshold::Dynamic { percentile, cap: Some(cap) } => format!("dynamic (percentile {percentile}, at most {cap})"),
-    }
+/// The bundle that draws, with the classifier that was lent to it.
+pub(super) fn open(bundle: &Path, classifier: Option<&Path>) -> anyhow::Result<BundleFolder> {
+    let bundle = BundleFolder::open(bundle)?;
+    Ok(match classifier {
+        Some(path) => bundle.with_classifier_of(BundleFolder::open(path)?).with_context(|| format!("--classifier {}", path.display()))?,
+        None => bundle,
+    })
 }
 
 #[cfg(test)]

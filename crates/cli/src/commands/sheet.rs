@@ -1,6 +1,7 @@
 //! `smalti sheet PROMPTS.txt`: one picture for each line of a file, on one sheet; nobody chooses.
 
-use super::sampling::{SamplingFlags, Settings};
+use super::sampling::{self, SamplingFlags};
+use super::settings::Settings;
 use crate::made_files::{contact_sheet, write_png};
 use crate::output::{print, print_json};
 use crate::preview::{self, When};
@@ -47,6 +48,8 @@ pub struct Job {
     /// One for each line, in its order.
     requests: Vec<Request>,
     bundle: PathBuf,
+    /// The bundle whose classifier is asked, if not that one's.
+    classifier: Option<PathBuf>,
     out: PathBuf,
     json: bool,
     preview: When,
@@ -56,6 +59,7 @@ pub struct Job {
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let text = std::fs::read_to_string(&flags.prompts).with_context(|| flags.prompts.display().to_string())?;
     let keep = (flags.candidates > 1).then_some(1);
+    let classifier = flags.sampling.classifier();
     let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("")? };
     let requests: Vec<Request> =
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Request { prompt: line.to_string(), ..template.clone() }).collect();
@@ -64,7 +68,7 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     }
     requests.iter().try_for_each(Request::validate)?;
     let compute = flags.compute.resolve()?;
-    Ok(Job { requests, bundle: bundle_path::resolve(flags.bundle)?, out: flags.out, json: flags.json, preview: flags.preview, compute })
+    Ok(Job { requests, bundle: bundle_path::resolve(flags.bundle)?, classifier, out: flags.out, json: flags.json, preview: flags.preview, compute })
 }
 
 #[derive(Serialize)]
@@ -83,7 +87,7 @@ struct PictureOutput {
 }
 
 pub fn run(job: Job) -> anyhow::Result<()> {
-    let bundle = BundleFolder::open(&job.bundle)?;
+    let bundle = sampling::open(&job.bundle, job.classifier.as_deref())?;
     job.requests.iter().try_for_each(|request| text_to_image::parts(&bundle, request).map(drop))?;
     let (pictures, outputs) = job.compute.run(|| draw(&job, &bundle))?;
     let sheet = contact_sheet(&pictures)?;
@@ -91,7 +95,7 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     let texts = [
         ("bundle", bundle.manifest().id()),
         ("seed", request.seed.to_string()),
-        ("settings", serde_json::to_string(&Settings::of(bundle.manifest(), request))?),
+        ("settings", serde_json::to_string(&Settings::of(&bundle, request))?),
         ("precision", job.compute.precision.name().to_string()),
         ("prompts", job.requests.iter().map(|request| request.prompt.as_str()).collect::<Vec<_>>().join("\n")),
     ];

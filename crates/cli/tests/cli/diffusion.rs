@@ -2,13 +2,14 @@
 
 use crate::program::Workplace;
 use crate::tiny_bundle::tiny_bundle;
-use crate::tiny_diffusion::{latent_bundle, pixel_bundle};
+use crate::tiny_diffusion::{classifier, latent_bundle, pixel_bundle};
 use smalti_data::Picture;
 use smalti_data::picture::read_png_text;
 use smalti_generation::random::{normal_pictures, picture_rng};
 use smalti_nn::weights::safetensors::{self, Storage};
 use smalti_nn::weights::{HostTensor, NamedTensors};
 use smalti_pipeline::Bundle;
+use smalti_pipeline::manifest::Canvas;
 
 /// With the bundles `pixels` (classes red and blue), `free` (no condition), `latents` (captions) and `tiny` (image tokens).
 fn workplace() -> Workplace {
@@ -67,6 +68,67 @@ fn what_decided_a_picture_is_told_in_it_and_in_json() {
     assert!(text.contains("part      text_encoder clip_text, ") && text.contains("part      generator unet, "), "{text}");
     assert!(text.contains("settings  guidance_scale 2, 4 steps of dpm++2m, threshold none, negative \"a fish\"\n"), "{text}");
     assert!(!workplace.path("out/a-red-heart-0-0.png").exists());
+}
+
+#[test]
+fn guidance_by_projection_and_by_a_classifier_is_told_in_pictures() {
+    let workplace = workplace();
+    let alone = Bundle { name: "shapes".into(), classifier: Some(classifier(Canvas::Pixels, &["round", "square"])), ..Bundle::default() };
+    let id = alone.save(&workplace.path("shapes"), Storage::F32).unwrap().id();
+    let drawn = |bundle: &str, prompt: &[&str], more: &[&str]| {
+        let usual = ["--bundle", bundle, "--count", "1", "--json", "--out", "out"];
+        workplace.json(&[&["generate"], prompt, &usual[..], more].concat())["settings"].clone()
+    };
+    let projected = ["--projection-parallel", "0", "--projection-momentum", "-0.5", "--projection-norm", "7.5"];
+    let settings = drawn("pixels", &["red"], &projected);
+    assert_eq!(settings["projection"].to_string(), r#"{"momentum":-0.5,"norm":7.5,"parallel":0.0}"#);
+    assert_eq!(drawn("pixels", &["red"], &projected[..2])["projection"].to_string(), r#"{"momentum":0.0,"parallel":0.0}"#);
+    let led = ["--classifier", "shapes", "--classifier-scale", "20"];
+    let settings = drawn("free", &["square"], &led);
+    assert_eq!(settings["classifier"].to_string(), format!(r#"{{"bundle":"{id}","class":"square","scale":20.0}}"#));
+    let texts = read_png_text(&std::fs::read(workplace.path("out/square-0-0.png")).unwrap()).unwrap();
+    let told = texts.into_iter().find(|(key, _)| key == "settings").unwrap().1;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&told).unwrap(), settings);
+    assert_ne!(open(&workplace, "out/square-0-0.png"), {
+        drawn("free", &[], &[]);
+        open(&workplace, "out/picture-0-0.png")
+    });
+    drawn("pixels", &["red"], &[&led[..], &["--classifier-class", "round"]].concat());
+
+    let text = workplace.succeed(&[&["generate", "round", "--bundle", "free", "--dry-run"], &led[..]].concat());
+    assert!(text.contains("part      classifier noisy, ") && text.contains(&format!(", classifier {id} (class \"round\", scale 20)\n")), "{text}");
+    let text = workplace.succeed(&["inspect", "shapes"]);
+    for line in [
+        "\nclassifier  noisy, ",
+        "  classifies noisy pixels of pictures of 8x8\n",
+        "  process: 1000 trained steps, cosine schedule\n",
+        "  classes: round, square",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let json = workplace.json(&["inspect", "shapes", "--json"]);
+    assert_eq!(json["parts"][0]["classifier"]["classes"], serde_json::json!(["round", "square"]));
+
+    workplace.write("prompts.txt", "round\nsquare\n");
+    workplace.succeed(&[&["sheet", "prompts.txt", "--bundle", "free", "--steps", "2"], &led[..]].concat());
+    let texts = read_png_text(&std::fs::read(workplace.path("sheet.png")).unwrap()).unwrap();
+    assert!(texts.iter().any(|(key, text)| key == "settings" && text.contains(&format!("\"classifier\":{{\"bundle\":\"{id}\""))), "{texts:?}");
+
+    for (bundle, prompt, more, status, expected) in [
+        ("free", "oval", &led[..], 2, "prompt: expected one of the classifier's classes round, square, found \"oval\""),
+        ("free", "round", &["--classifier-scale", "2"], 2, "classifier_scale: expected a bundle with a `classifier` part, found none; hint: --classifier DIR"),
+        ("free", "round", &["--classifier", "shapes"], 2, "--classifier-scale <W>"),
+        ("free", "round", &["--classifier", "pixels", "--classifier-scale", "2"], 1, "pixels: this bundle has no `classifier`"),
+        ("free", "round", &["--classifier", "absent", "--classifier-scale", "2"], 1, "absent: expected a bundle"),
+        ("latents", "a fish", &led, 1, "--classifier shapes: `classifier`: `canvas`: expected latents, as the generator draws, found pixels"),
+        ("tiny", "a fish", &led, 1, "`classifier`: `model`: expected none: the generator draws image tokens"),
+        ("tiny", "a fish", &projected, 2, "projection: expected nothing: this bundle draws image tokens"),
+        ("pixels", "red", &["--projection-parallel", "2"], 2, "projection.parallel: expected a number from 0 to 1, found 2"),
+        ("free", "", &["--projection-norm", "2"], 2, "projection: expected nothing: this bundle's generator takes no condition"),
+    ] {
+        let finished = workplace.run(&[&["generate", prompt, "--bundle", bundle], more].concat());
+        assert!(finished.status == status && finished.stderr.contains(expected), "{more:?}: expected {expected:?}: {finished:?}");
+    }
 }
 
 #[test]
@@ -233,6 +295,16 @@ fn bundles_without_a_codebook_and_without_an_image_tokenizer_are_measured() {
         assert!(split["generation"]["frechet"].is_object() && split["codebook"].is_null(), "{bundle}: {report}");
         assert_eq!(split["reconstruction"].is_object(), reconstructs, "{bundle}: {report}");
     }
+    // A caption that holds the name of a class is led to it, by whichever generator.
+    let alone = Bundle { name: "colours".into(), classifier: Some(classifier(Canvas::Pixels, &["red", "blue"])), ..Bundle::default() };
+    alone.save(&workplace.path("colours"), Storage::F32).unwrap();
+    for bundle in ["free", "pixels"] {
+        let evaluate = |more: &[&str]| workplace.json(&[&["evaluate", "--bundle", bundle, "--data", "data", "--json", "--steps", "2"], more].concat());
+        let led = evaluate(&["--classifier", "colours", "--classifier-scale", "50"]);
+        assert_ne!(led["splits"][0]["generation"], evaluate(&[])["splits"][0]["generation"], "{bundle}");
+    }
+    let finished = workplace.run(&["evaluate", "--bundle", "free", "--data", "data", "--classifier-scale", "2"]);
+    assert!(finished.status == 2 && finished.stderr.contains("classifier_scale: expected a bundle with a `classifier` part"), "{finished:?}");
     let finished = workplace.run(&["evaluate", "--bundle", "free", "--data", "data", "--candidates", "2"]);
     assert!(finished.status == 2 && finished.stderr.contains("keep: expected"), "{finished:?}");
     workplace.write("red.png", busy_picture(16).to_png(&[]).unwrap());

@@ -51,9 +51,13 @@ impl Interval {
         SettingError::unless(self.high >= self.low, "guidance.high", "a number of at least guidance.low", self.high)
     }
 
+    pub fn contains(&self, level: &Level) -> bool {
+        (self.low..=self.high).contains(&level.noise_to_signal())
+    }
+
     /// The scale to use at a level: `scale` inside, 1 outside.
     pub fn scale_at(&self, level: &Level, scale: f64) -> f64 {
-        if (self.low..=self.high).contains(&level.noise_to_signal()) { scale } else { 1.0 }
+        if self.contains(level) { scale } else { 1.0 }
     }
 }
 
@@ -70,9 +74,9 @@ pub struct ProjectionOptions {
 
 impl ProjectionOptions {
     pub fn validate(&self) -> Result<(), SettingError> {
-        SettingError::unless((0.0..=1.0).contains(&self.parallel), "guidance.parallel", "a number from 0 to 1", self.parallel)?;
-        SettingError::unless(self.momentum.abs() < 1.0, "guidance.momentum", "a number between -1 and 1", self.momentum)?;
-        SettingError::unless(self.norm > 0.0, "guidance.norm", "a number above 0", self.norm)
+        SettingError::unless((0.0..=1.0).contains(&self.parallel), "projection.parallel", "a number from 0 to 1", self.parallel)?;
+        SettingError::unless(self.momentum.abs() < 1.0, "projection.momentum", "a number between -1 and 1", self.momentum)?;
+        SettingError::unless(self.norm > 0.0, "projection.norm", "a number above 0", self.norm)
     }
 }
 
@@ -136,7 +140,12 @@ impl ProjectionOptions {
 
 /// Classifier guidance (2105.05233, algorithm 2): noise - sigma * scale * gradient, where the gradient is that of the log-probability of the wanted class at
 /// the sample, from a classifier trained on noisy pictures. The result is an output of the same parameterization. Slices of the same length.
+///
+/// The predicted clean picture moves by sigma^2 / alpha times scale times gradient. At pure noise (alpha 0), which says nothing of any class, the output stays.
 pub fn classifier(parameterization: Parameterization, level: &Level, output: &[f32], gradient: &[f32], scale: f64) -> Vec<f32> {
+    if level.alpha == 0.0 {
+        return output.to_vec();
+    }
     // The noise is output * n + sample * ..., so a change of the noise is a change of the output divided by n.
     let of_output = match parameterization {
         Parameterization::Noise => 1.0,
@@ -221,6 +230,27 @@ mod tests {
                 let moved = noise(&classifier(parameterization, &LEVEL, &[output], &[gradient], scale)) - noise(&[output]);
                 prop_assert!((moved + 0.6 * scale * f64::from(gradient)).abs() < 1e-4, "{parameterization:?}: {moved}");
             }
+        }
+    }
+
+    #[test]
+    fn pure_noise_belongs_to_no_class() {
+        let level = Level { timestep: 999.0, alpha: 0.0, sigma: 1.0 };
+        for parameterization in [Parameterization::Velocity, Parameterization::Flow, Parameterization::Clean] {
+            assert_eq!(classifier(parameterization, &level, &[0.3, -2.0], &[1.0, 1.0], 5.0), [0.3, -2.0], "{parameterization:?}");
+        }
+    }
+
+    /// Tweedie's formula with the score of the class added: the clean picture moves by sigma^2 / alpha of the gradient, towards the class.
+    #[test]
+    fn classifier_guidance_moves_the_clean_picture_along_the_gradient() {
+        let edm = Parameterization::Edm { sigma_data: 0.5 };
+        for (parameterization, level) in
+            [(Parameterization::Velocity, LEVEL), (Parameterization::Noise, LEVEL), (edm, Level { timestep: 0.0, alpha: 1.0, sigma: 2.0 })]
+        {
+            let clean = |output: &[f32]| f64::from(parameterization.clean(&level, &[0.4], output)[0]);
+            let moved = clean(&classifier(parameterization, &level, &[0.3], &[0.7], 1.5)) - clean(&[0.3]);
+            assert!((moved - level.sigma.powi(2) / level.alpha * 1.5 * 0.7).abs() < 1e-5, "{parameterization:?}: {moved}");
         }
     }
 

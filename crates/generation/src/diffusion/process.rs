@@ -1,7 +1,8 @@
 //! The road from noise to picture: one of three families of levels.
 
-use super::{Level, Schedule, SettingError, flow, sigmas};
+use super::{Betas, Level, Schedule, ScheduleConfig, SettingError, flow, sigmas};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +39,29 @@ impl Process {
         match self {
             Self::VarianceExploding(_) | Self::Flow(_) => first.sigma,
             Self::VariancePreserving(_) => 1.0,
+        }
+    }
+}
+
+/// In a few words: "1000 trained steps, cosine schedule".
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::VariancePreserving(schedule) => {
+                let ScheduleConfig { betas, train_steps, shift, zero_terminal_snr } = schedule.config();
+                write!(f, "{train_steps} trained steps, ")?;
+                match betas {
+                    Betas::Linear { start, end } => write!(f, "linear betas from {start} to {end}")?,
+                    Betas::ScaledLinear { start, end } => write!(f, "scaled linear betas from {start} to {end}")?,
+                    Betas::Cosine => write!(f, "cosine schedule")?,
+                }
+                if *shift != 1.0 {
+                    write!(f, ", shifted by {shift}")?;
+                }
+                if *zero_terminal_snr { write!(f, ", down to pure noise") } else { Ok(()) }
+            }
+            Self::VarianceExploding(config) => write!(f, "noise levels from {} to {} (EDM)", config.sigma_min, config.sigma_max),
+            Self::Flow(config) => write!(f, "rectified flow, shift {}", config.shift),
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use smalti_generation::diffusion::{End, Parameterization, Plan, Process, Sampler, Spacing, Threshold, Variance};
 use smalti_models::ConfigError;
 use smalti_models::generator::{efficient_unet, unet};
+use std::fmt;
 
 /// A denoising network, the process it was trained on, and how it is usually walked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,15 @@ pub enum Canvas {
     Pixels,
     /// The latents of the bundle's image tokenizer, times its latent scale.
     Latents,
+}
+
+impl fmt::Display for Canvas {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Pixels => write!(f, "pixels"),
+            Self::Latents => write!(f, "latents"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! What a diffusion network is told beside the noise: captions as states of a frozen text encoder, classes as numbers.
 
-use super::Truncation;
-use crate::manifest::{DiffusionConfig, TextCondition};
+use super::{Request, Truncation};
+use crate::manifest::{ClassifierConfig, DiffusionConfig, TextCondition};
 use crate::rerank::no_text_tokenizer;
 use crate::{Part, PipelineError, TextEncoderPart};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
@@ -40,14 +40,10 @@ enum Row {
 }
 
 impl Rows {
-    /// Reads `prompt` as the generator means it: a caption, the name of a class, or nothing at all.
-    pub fn new(
-        config: &DiffusionConfig,
-        encoder: Option<&TextEncoderPart>,
-        prompt: &str,
-        negative: Option<&str>,
-    ) -> Result<(Self, Option<Truncation>), PipelineError> {
-        Ok(match (Meaning::of(config, prompt, negative)?, &config.text, encoder) {
+    /// Reads the prompt as the generator means it: a caption, the name of a class, or nothing at all.
+    pub fn new(config: &DiffusionConfig, encoder: Option<&TextEncoderPart>, request: &Request) -> Result<(Self, Option<Truncation>), PipelineError> {
+        let negative = request.diffusion.negative.as_deref();
+        Ok(match (Meaning::of(config, request)?, &config.text, encoder) {
             (Meaning::Caption(prompt), Some(condition), Some(encoder)) => {
                 let (text, truncated) = text_states(encoder, condition, &[prompt])?;
                 let (null, _) = text_states(encoder, condition, &[negative.unwrap_or("")])?;
@@ -99,23 +95,47 @@ pub(super) enum Meaning<'a> {
 
 impl<'a> Meaning<'a> {
     /// Refuses what a generator cannot be told; looks at no weights.
-    pub fn of(config: &DiffusionConfig, prompt: &'a str, negative: Option<&str>) -> Result<Self, PipelineError> {
-        let prompt = prompt.trim();
+    pub fn of(config: &DiffusionConfig, request: &'a Request) -> Result<Self, PipelineError> {
+        let prompt = request.prompt.trim();
         if config.text.is_some() {
             return if prompt.is_empty() { Err(PipelineError::EmptyPrompt) } else { Ok(Self::Caption(prompt)) };
         }
-        if negative.is_some() {
+        if request.diffusion.negative.is_some() {
             let (expected, found) = ("nothing: this bundle's generator reads no text".to_string(), "a caption".to_string());
             return Err(PipelineError::Request { key: "negative", expected, found, hint: None });
         }
         if !config.classes.is_empty() {
             return Ok(Self::Class(if prompt.is_empty() { config.classes.len() as i64 } else { class_number(&config.classes, prompt)? }));
         }
-        if prompt.is_empty() {
+        // Beside a network that takes no condition, the prompt is the classifier's.
+        if prompt.is_empty() || request.diffusion.classifier.as_ref().is_some_and(|guidance| guidance.class.is_none()) {
             return Ok(Self::Nothing);
         }
         let (expected, found) = ("nothing: this bundle's generator takes no condition".to_string(), format!("\"{prompt}\""));
         Err(PipelineError::Request { key: "prompt", expected, found, hint: Some("leave the prompt out") })
+    }
+}
+
+/// The number of the class that a request asks a classifier to lead to, among the classifier's; `None` where it asks for no classifier. Looks at no weights.
+pub(super) fn wanted_class(config: &DiffusionConfig, classifier: Option<&ClassifierConfig>, request: &Request) -> Result<Option<usize>, PipelineError> {
+    let Some(guidance) = &request.diffusion.classifier else { return Ok(None) };
+    let wrong = |key, expected: String, found: String, hint| Err(PipelineError::Request { key, expected, found, hint });
+    let Some(classifier) = classifier else {
+        let hint = Some("--classifier DIR lends that of another bundle");
+        return wrong("classifier_scale", "a bundle with a `classifier` part".to_string(), "none".to_string(), hint);
+    };
+    // A caption is no name of a class.
+    let (key, name) = match &guidance.class {
+        Some(class) => ("classifier_class", class.trim()),
+        None if config.text.is_some() => ("classifier_class", ""),
+        None => ("prompt", request.prompt.trim()),
+    };
+    match classifier.class_number(name) {
+        Some(number) => Ok(Some(number)),
+        None => {
+            let found = if name.is_empty() { "none".to_string() } else { format!("\"{name}\"") };
+            wrong(key, format!("one of the classifier's classes {}", classifier.classes.join(", ")), found, Some("--classifier-class names another class"))
+        }
     }
 }
 

@@ -1,21 +1,21 @@
 //! Noise becomes latents or pixels, step by step; in a cascade each stage enlarges what the one before made (Imagen), with latents an image tokenizer decodes
 //! them at the end (latent diffusion).
 
-use super::conditions::{Meaning, Rows};
+use super::conditions::{Meaning, Rows, wanted_class};
+use super::guided::{Guided, Pull};
 use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
 use super::{Truncation, absent};
-use crate::bundle::{LatentFacts, check_stages};
-use crate::manifest::{Canvas, DiffusionConfig};
+use crate::agreement::{LatentFacts, check_guidance, check_stages};
+use crate::manifest::{Canvas, ClassifierConfig, DiffusionConfig};
 use crate::parts::{Diffusion, Generator};
 use crate::progress::{Progress, Stage};
 use crate::reconstruct::fitted;
 use crate::rerank::finite;
-use crate::{GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart};
+use crate::{ClassifierPart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart};
 use burn::tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha12Rng;
 use smalti_data::Picture;
 use smalti_data::resize::{Filter, resize};
-use smalti_generation::diffusion::guidance::{self, Interval};
 use smalti_generation::diffusion::{Known, Level, Plan, Process, sample};
 use smalti_generation::diffusion::{augmentation, flow};
 use smalti_generation::random::{normal_pictures, picture_rng};
@@ -37,12 +37,14 @@ pub(super) struct DiffusionSystem {
     text_encoder: Option<TextEncoderPart>,
     /// From the smallest picture up; never empty.
     stages: Vec<Diffusion>,
+    classifier: Option<ClassifierPart>,
 }
 
 /// What the pictures of one batch share.
 struct Batch<'a> {
     request: &'a Request,
     rows: &'a Rows,
+    pull: Option<Pull<'a>>,
     /// Of the first of the batch.
     start: usize,
     rngs: Vec<ChaCha12Rng>,
@@ -54,6 +56,7 @@ impl DiffusionSystem {
         text_encoder: Option<TextEncoderPart>,
         first: Diffusion,
         super_resolution: Vec<GeneratorPart>,
+        classifier: Option<ClassifierPart>,
     ) -> Result<Self, PipelineError> {
         if first.config.canvas == Canvas::Latents && image_tokenizer.is_none() {
             return Err(absent(Part::ImageTokenizer, "one that makes pictures of latents"));
@@ -73,7 +76,10 @@ impl DiffusionSystem {
         let facts = image_tokenizer.as_ref().zip(tokenizer_model.as_ref());
         let facts = facts.map(|(part, model)| LatentFacts { model, image_size: part.image_size, latent_scale: part.latent_scale });
         check_stages(&configs, facts, text_encoder.as_ref().map(|part| part.model.config()).as_ref())?;
-        Ok(Self { image_tokenizer, text_encoder, stages })
+        if let Some(classifier) = &classifier {
+            check_guidance(&classifier.config, configs[0], facts)?;
+        }
+        Ok(Self { image_tokenizer, text_encoder, stages, classifier })
     }
 
     /// Side in pixels of the pictures it makes.
@@ -83,14 +89,15 @@ impl DiffusionSystem {
 
     pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<(Vec<Drawn>, Option<Truncation>), PipelineError> {
         let configs: Vec<&DiffusionConfig> = self.stages.iter().map(|stage| &stage.config).collect();
-        let plans = plans(&configs, self.canvas(configs[0]), request)?;
-        let (rows, truncated) = Rows::new(configs[0], self.text_encoder.as_ref(), &request.prompt, request.diffusion.negative.as_deref())?;
+        let plans = plans(&configs, self.canvas(configs[0]), self.classifier.as_ref().map(|part| &part.config), request)?;
+        let (rows, truncated) = Rows::new(configs[0], self.text_encoder.as_ref(), request)?;
+        let pull = self.pull(request)?;
         let step_count: usize = plans.iter().map(Plan::steps_walked).sum();
         let mut made = Vec::with_capacity(request.count);
         for start in (0..request.count).step_by(request.batch_size) {
             let numbers = start..request.count.min(start + request.batch_size);
             let rngs = numbers.clone().map(|index| picture_rng(request.seed, index as u64)).collect();
-            let mut batch = Batch { request, rows: &rows, start, rngs };
+            let mut batch = Batch { request, rows: &rows, pull, start, rngs };
             let mut step = 0;
             let mut report = || {
                 step += 1;
@@ -105,12 +112,18 @@ impl DiffusionSystem {
         Ok((made, truncated))
     }
 
+    /// The classifier that a request asks for, and the class.
+    fn pull(&self, request: &Request) -> Result<Option<Pull<'_>>, PipelineError> {
+        let class = wanted_class(&self.stages[0].config, self.classifier.as_ref().map(|part| &part.config), request)?;
+        let asked = self.classifier.as_ref().zip(class).zip(request.diffusion.classifier.as_ref());
+        Ok(asked.map(|((classifier, class), guidance)| Pull { classifier, class, scale: guidance.scale }))
+    }
+
     /// One stage of one batch: a canvas of noise, walked to pictures.
     fn draw_stage(&self, stage: &Diffusion, plan: &Plan, batch: &mut Batch, below: Vec<Drawn>, report: &mut dyn FnMut()) -> Result<Vec<Drawn>, PipelineError> {
         let count = batch.rngs.len();
         let shape = self.canvas(&stage.config);
         let value_count: usize = shape.iter().product();
-        let device = stage.device();
         let low_resolution = self.low_resolution(stage, plan, batch, &below)?;
         let noise = match &batch.request.diffusion.noise {
             // Other programs' noise replaces that of the first canvas only.
@@ -123,35 +136,10 @@ impl DiffusionSystem {
             None => plan.start_from_noise(&noise),
         };
         let known = initial.as_ref().and_then(|initial| Some(Known { clean: &initial.clean, noise: &noise, keep: initial.keep.as_ref()? }));
-        let scale = f64::from(batch.request.guidance_scale.unwrap_or(stage.config.sampling.guidance_scale));
-        let interval = batch.request.diffusion.guidance_interval.unwrap_or(Interval::whole());
-        let rescale = batch.request.diffusion.guidance_rescale;
-        let denoise = |input: &[f32], level: &Level| {
-            let scale = interval.scale_at(level, scale);
-            let guided = scale != 1.0 && batch.rows.differ();
-            let copies = if guided { 2 } else { 1 };
-            let noisy = Tensor::<4>::from_data(TensorData::new(input.repeat(copies), [copies * count, shape[0], shape[1], shape[2]]), &device);
-            let timesteps = Tensor::<1>::from_data(vec![level.timestep as f32; copies * count].as_slice(), &device);
-            let mut conditions = batch.rows.conditions(count, guided, &device);
-            conditions.low_resolution = low_resolution
-                .as_ref()
-                .map(|low| LowResolution { picture: low.picture.clone().repeat_dim(0, copies), noise_level: low.noise_level.clone().repeat_dim(0, copies) });
-            let output = by_picture(stage.network.forward(noisy, timesteps, conditions), shape[2]);
-            if !guided {
-                return Ok::<_, Infallible>(output);
-            }
-            let (conditional, unconditional) = output.split_at(output.len() / 2);
-            // Guidance is a matter of the prediction alone; a learned variance, which follows it in each picture, stays that of the prompt.
-            let output_count = conditional.len() / count;
-            let mut guided = conditional.to_vec();
-            for (place, picture) in guided.chunks_mut(output_count).enumerate() {
-                let [conditional, unconditional] = [conditional, unconditional].map(|rows| &rows[place * output_count..][..value_count]);
-                let mut prediction = guidance::classifier_free(conditional, unconditional, scale);
-                guidance::rescale(&mut prediction, conditional, value_count, rescale);
-                picture[..value_count].copy_from_slice(&prediction);
-            }
-            Ok(guided)
-        };
+        let guided = Guided::new(stage, batch.request, batch.rows, count, shape).enlarging(low_resolution);
+        // A classifier knows the canvases of the first stage; the others only enlarge.
+        let mut guided = guided.pulled_by(batch.pull.filter(|_| stage.config.low_resolution.is_none()));
+        let denoise = |input: &[f32], level: &Level| Ok::<_, Infallible>(guided.output(input, level));
         let mut film: Vec<Vec<f32>> = Vec::new();
         let shown = shown_steps(plan.steps_walked(), batch.request.diffusion.film_strip);
         let observe = |step: smalti_generation::diffusion::Step| {
@@ -263,17 +251,28 @@ fn latent_scale(image_tokenizer: &ImageTokenizerPart) -> Result<f32, PipelineErr
 }
 
 /// The walks of a request, one for each stage; refuses what they cannot draw, and looks at no weights. `canvas` is the first stage's.
-pub(super) fn plans(stages: &[&DiffusionConfig], canvas: [usize; 3], request: &Request) -> Result<Vec<Plan>, PipelineError> {
+pub(super) fn plans(
+    stages: &[&DiffusionConfig],
+    canvas: [usize; 3],
+    classifier: Option<&ClassifierConfig>,
+    request: &Request,
+) -> Result<Vec<Plan>, PipelineError> {
     let options = &request.diffusion;
     let wrong = |key, expected: String, found: String, hint| Err(PipelineError::Request { key, expected, found, hint });
     if request.options != SamplingOptions::default() {
         let hint = Some("temperature, top_k, top_p and greedy are for bundles that draw image tokens one after the other");
         return wrong("temperature", "nothing: this bundle's generator is a diffusion network".to_string(), "a value".to_string(), hint);
     }
-    let meaning = Meaning::of(stages[0], &request.prompt, options.negative.as_deref())?;
-    if let (Meaning::Nothing, Some(scale)) = (meaning, request.guidance_scale.filter(|&scale| scale != 1.0)) {
-        return wrong("guidance_scale", "nothing: this bundle's generator takes no condition".to_string(), scale.to_string(), None);
+    if Meaning::of(stages[0], request)? == Meaning::Nothing {
+        let nothing = "nothing: this bundle's generator takes no condition".to_string();
+        if let Some(scale) = request.guidance_scale.filter(|&scale| scale != 1.0) {
+            return wrong("guidance_scale", nothing, scale.to_string(), None);
+        }
+        if options.projection.is_some() {
+            return wrong("projection", nothing, "a value".to_string(), Some("projected guidance is of --guidance-scale, not of a classifier"));
+        }
     }
+    wanted_class(stages[0], classifier, request)?;
     if let (Some(augmentation), 1) = (options.augmentation, stages.len()) {
         return wrong("augmentation", "nothing: this bundle has one stage, which enlarges nothing".to_string(), augmentation.to_string(), None);
     }
@@ -308,16 +307,6 @@ fn plan(config: &DiffusionConfig, options: &DiffusionOptions) -> Result<Plan, Pi
     Ok(plan)
 }
 
-/// [batch, height, width, channels] or twice the channels -> for each picture all of the prediction, then all of the variance.
-fn by_picture(output: Tensor<4>, channels: usize) -> Vec<f32> {
-    let [batch, height, width, found] = output.dims();
-    if found == channels {
-        return output.into_data().iter::<f32>().collect();
-    }
-    let half = |from: usize| output.clone().narrow(3, from, channels).reshape([batch, height * width * channels]);
-    Tensor::cat(vec![half(0), half(channels)], 1).into_data().iter::<f32>().collect()
-}
-
 /// `count` steps in even distances, the last among them.
 fn shown_steps(steps: usize, count: usize) -> Vec<usize> {
     let count = count.min(steps);
@@ -334,12 +323,5 @@ mod tests {
         assert_eq!(shown_steps(3, 8), [0, 1, 2]);
         assert_eq!(shown_steps(7, 2), [2, 6]);
         assert!(shown_steps(7, 0).is_empty());
-    }
-
-    #[test]
-    fn learned_variances_follow_their_predictions() {
-        let output = Tensor::<4>::from_data([[[[1.0, 2.0], [3.0, 4.0]]], [[[5.0, 6.0], [7.0, 8.0]]]], &Default::default());
-        assert_eq!(by_picture(output.clone(), 1), [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
-        assert_eq!(by_picture(output, 2), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     }
 }

@@ -7,17 +7,19 @@
 mod request; //        what to make
 mod autoregressive; // text tokens -> image tokens, one after the other -> pixels
 mod conditions; //     a prompt as what a diffusion network is told
+mod guided; //         what a diffusion network says, guided by what it is told and by a classifier
 mod diffusion; //      noise -> latents or pixels, step by step; one stage after the other in a cascade
 
 pub use conditions::text_states;
 pub use diffusion::{ENLARGING, augmentation_level};
-pub use request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
+pub use request::{ClassifierGuidance, DiffusionOptions, InitialPicture, Request, SamplingOptions};
 
-use crate::manifest::{Canvas, DiffusionConfig, GeneratorModel};
+use crate::agreement::nothing_to_guide;
+use crate::manifest::{Canvas, ClassifierModel, DiffusionConfig, GeneratorModel};
 use crate::parts::Generator;
 use crate::progress::Progress;
 use crate::rerank::no_text_tokenizer;
-use crate::{BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart, rerank};
+use crate::{BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart, rerank};
 use autoregressive::Autoregressive;
 use burn::tensor::Device;
 use diffusion::DiffusionSystem;
@@ -87,6 +89,13 @@ pub fn parts(bundle: &BundleFolder, request: &Request) -> Result<Vec<Part>, Pipe
     }
     parts.push(Part::Generator);
     parts.extend((0..manifest.super_resolution.len()).map(Part::SuperResolution));
+    let classifier = bundle.classifier_entry().map(|entry| {
+        let ClassifierModel::Noisy(config) = &entry.model;
+        config
+    });
+    if request.diffusion.classifier.is_some() && classifier.is_some() {
+        parts.push(Part::Classifier);
+    }
     match &manifest.contrastive {
         Some(contrastive) if contrastive.text_tokenizer.is_none() => return Err(no_text_tokenizer(Part::Contrastive)),
         Some(_) => parts.push(Part::Contrastive),
@@ -99,7 +108,7 @@ pub fn parts(bundle: &BundleFolder, request: &Request) -> Result<Vec<Part>, Pipe
                 GeneratorModel::DalleBart(_) => None,
             });
             let stages: Vec<&DiffusionConfig> = std::iter::once(&**first).chain(further).collect();
-            diffusion::plans(&stages, canvas, request)?;
+            diffusion::plans(&stages, canvas, classifier, request)?;
         }
         _ => autoregressive::check(request)?,
     }
@@ -140,6 +149,8 @@ pub struct Parts {
     pub text_encoder: Option<TextEncoderPart>,
     pub generator: GeneratorPart,
     pub super_resolution: Vec<GeneratorPart>,
+    /// For requests that ask for it.
+    pub classifier: Option<ClassifierPart>,
     pub contrastive: Option<ContrastivePart>,
 }
 
@@ -155,19 +166,24 @@ impl TextToImage {
             text_encoder: needs.text.then(|| bundle.text_encoder(device, purpose)).transpose()?,
             generator,
             super_resolution: bundle.super_resolution(device)?,
+            classifier: bundle.classifier_entry().map(|_| bundle.classifier(device, "lead pictures to a class")).transpose()?,
             contrastive: manifest.contrastive.as_ref().map(|_| bundle.contrastive(device, "rank pictures")).transpose()?,
         })
     }
 
     /// The parts must fit each other.
     pub fn new(parts: Parts) -> Result<Self, PipelineError> {
-        let Parts { image_tokenizer, text_encoder, generator, super_resolution, contrastive } = parts;
+        let Parts { image_tokenizer, text_encoder, generator, super_resolution, classifier, contrastive } = parts;
         let system = match generator.model {
+            Generator::DalleBart(_) if classifier.is_some() => return Err(nothing_to_guide()),
             Generator::DalleBart(model) => {
                 let image_tokenizer = image_tokenizer.ok_or_else(|| absent(Part::ImageTokenizer, "one that makes pictures of image tokens"))?;
                 System::Autoregressive(Box::new(Autoregressive::new(image_tokenizer, model, generator.text_tokenizer)?))
             }
-            Generator::Diffusion(model) => System::Diffusion(Box::new(DiffusionSystem::new(image_tokenizer, text_encoder, *model, super_resolution)?)),
+            Generator::Diffusion(model) => {
+                let system = DiffusionSystem::new(image_tokenizer, text_encoder, *model, super_resolution, classifier)?;
+                System::Diffusion(Box::new(system))
+            }
         };
         Ok(Self { system, contrastive })
     }

@@ -2,7 +2,7 @@
 
 use crate::PipelineError;
 use smalti_data::Picture;
-use smalti_generation::diffusion::guidance::Interval;
+use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold};
 
 pub use smalti_generation::autoregressive::Options as SamplingOptions;
@@ -42,8 +42,12 @@ pub struct DiffusionOptions {
     pub negative: Option<String>,
     /// In [0, 1]: how much of the contrast that guidance adds is taken back (Lin et al. 2023, 2305.08891); 0 is off.
     pub guidance_rescale: f64,
-    /// Where guidance is on; everywhere unless said.
+    /// Where guidance is on, that by a classifier too; everywhere unless said.
     pub guidance_interval: Option<Interval>,
+    /// Projected guidance (APG, 2410.02416) in place of the plain one.
+    pub projection: Option<ProjectionOptions>,
+    /// Guidance by the bundle's classifier, or one lent to it; none unless said.
+    pub classifier: Option<ClassifierGuidance>,
     /// Cascades: noise added to the smaller picture, in [0, 1].
     pub augmentation: Option<f64>,
     pub initial: Option<InitialPicture>,
@@ -51,6 +55,15 @@ pub struct DiffusionOptions {
     pub noise: Option<Vec<f32>>,
     /// How many pictures of the way a film strip shows; 0 makes none.
     pub film_strip: usize,
+}
+
+/// Where a classifier leads, and how strongly (Dhariwal and Nichol 2021, 2105.05233).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassifierGuidance {
+    /// 1 adds the gradient of the class's log-probability as it is, more exaggerates it, less than 0 leads away.
+    pub scale: f64,
+    /// The name of a class; the prompt's, unless the generator reads the prompt as a caption.
+    pub class: Option<String>,
 }
 
 /// A picture to start from.
@@ -74,6 +87,8 @@ impl DiffusionOptions {
             ("negative", self.negative.is_some()),
             ("guidance_rescale", self.guidance_rescale != 0.0),
             ("guidance_interval", self.guidance_interval.is_some()),
+            ("projection", self.projection.is_some()),
+            ("classifier_scale", self.classifier.is_some()),
             ("augmentation", self.augmentation.is_some()),
             ("init_image", self.initial.is_some()),
             ("noise", self.noise.is_some()),
@@ -96,6 +111,12 @@ impl DiffusionOptions {
         }
         if let Some(Err(error)) = self.guidance_interval.map(|interval| interval.validate()) {
             return wrong(error.key, error.expected, error.found, None);
+        }
+        if let Some(Err(error)) = self.projection.map(|projection| projection.validate()) {
+            return wrong(error.key, error.expected, error.found, None);
+        }
+        if let Some(scale) = self.classifier.as_ref().map(|guidance| guidance.scale).filter(|scale| !(-1000.0..=1000.0).contains(scale)) {
+            return wrong("classifier_scale", "a number from -1000 to 1000", scale.to_string(), Some("0 is off, 1 to 10 is usual"));
         }
         if let Some(Err(error)) = self.threshold.map(Threshold::validate) {
             return wrong(error.key, error.expected, error.found, None);

@@ -4,15 +4,16 @@ use burn::tensor::Device;
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_generation::diffusion::{End, Parameterization, Process, Sampler, Schedule, ScheduleConfig, Spacing, Threshold, Variance};
 use smalti_generation::random::{fill_normal, picture_rng};
+use smalti_models::classifier::noisy::{self, NoisyClassifier, Pooling};
 use smalti_models::generator::unet::{self, TextConfig, time_embedding};
 use smalti_models::image_tokenizer::{autoencoder_kl, convolutional};
 use smalti_models::text_encoder::clip_text;
 use smalti_nn::Initializer;
 use smalti_pipeline::manifest::{
-    Canvas, DiffusionConfig, GeneratorModel, ImageTokenizerModel, NetworkConfig, SamplingDefaults, TextCondition, TextEncoderModel,
+    Canvas, ClassifierConfig, DiffusionConfig, GeneratorModel, ImageTokenizerModel, NetworkConfig, SamplingDefaults, TextCondition, TextEncoderModel,
 };
 use smalti_pipeline::parts::{Generator, ImageTokenizer, TextEncoder, Weights};
-use smalti_pipeline::{Bundle, GeneratorPart, ImageTokenizerPart, Provenance, TextEncoderPart};
+use smalti_pipeline::{Bundle, ClassifierPart, GeneratorPart, ImageTokenizerPart, Provenance, TextEncoderPart};
 
 /// Draws 8x8 pixels; of these classes, or of nothing where there are none.
 pub fn pixel_bundle(classes: &[&str]) -> Bundle {
@@ -62,6 +63,38 @@ pub fn latent_bundle() -> Bundle {
     }
 }
 
+/// Tells apart noisy 8x8 pixels, or the noisy latents of [`latent_bundle`].
+#[allow(dead_code)] // not every test crate guides
+pub fn classifier(canvas: Canvas, classes: &[&str]) -> ClassifierPart {
+    let (input_channels, side, image_size, latent_scale) = match canvas {
+        Canvas::Pixels => (3, 8, 8, None),
+        Canvas::Latents => (4, 4, 16, Some(0.5)),
+    };
+    let unet = network(input_channels);
+    let config = ClassifierConfig {
+        image_size,
+        canvas,
+        latent_scale,
+        process: Process::VariancePreserving(Schedule::new(ScheduleConfig::cosine()).unwrap()),
+        classes: classes.iter().map(|class| class.to_string()).collect(),
+        network: noisy::Config {
+            input_channels,
+            class_count: classes.len(),
+            level_channels: unet.level_channels,
+            residual_block_count: 1,
+            attention_levels: unet.attention_levels,
+            head_counts: unet.head_counts,
+            time: unet.time,
+            time_use: unet.time_use,
+            group_count: 4,
+            norm_epsilon: 1e-5,
+            pooling: Pooling::Attention { side: side / 2 },
+        },
+    };
+    let network = NoisyClassifier::new(&config.network, &mut Initializer::new(9, &Device::flex())).unwrap();
+    ClassifierPart { network: moved(network), config, provenance: Provenance::default() }
+}
+
 fn network(channels: usize) -> unet::Config {
     unet::Config {
         input_channels: channels,
@@ -99,15 +132,18 @@ fn config(image_size: usize, canvas: Canvas, network: unet::Config) -> Diffusion
     }
 }
 
-/// First weights make an output of zero, whatever the input; these are moved off it.
 fn generator(config: DiffusionConfig) -> GeneratorPart {
-    let device = Device::flex();
-    let model = Generator::new(&GeneratorModel::Diffusion(Box::new(config)), &mut Initializer::new(7, &device)).unwrap();
+    let model = Generator::new(&GeneratorModel::Diffusion(Box::new(config)), &mut Initializer::new(7, &Device::flex())).unwrap();
+    GeneratorPart { model: moved(model), text_tokenizer: None, provenance: Provenance::default() }
+}
+
+/// First weights make an output of zero, whatever the input; these are moved off it.
+fn moved<M: Weights>(model: M) -> M {
     let mut tensors = model.tensors();
     for (index, tensor) in tensors.values_mut().enumerate() {
         let mut noise = vec![0.0; tensor.values.len()];
         fill_normal(&mut picture_rng(8, index as u64), &mut noise);
         tensor.values.iter_mut().zip(noise).for_each(|(value, noise)| *value += 0.1 * noise);
     }
-    GeneratorPart { model: model.with(tensors, &device).unwrap(), text_tokenizer: None, provenance: Provenance::default() }
+    model.with(tensors, &Device::flex()).unwrap()
 }

@@ -320,6 +320,7 @@ impl Recipe for DalleBartTraining {
             text_encoder: None,
             generator: self.part(None),
             super_resolution: Vec::new(),
+            classifier: None,
             contrastive: None,
         })?;
         let SampleSettings { count, guidance_scale, temperature, top_k, .. } = self.recipe.samples;

@@ -4,4 +4,5 @@ pub mod autoencoder_kl;
 pub mod clip;
 pub mod dalle_bart;
 pub mod diffusion;
+pub mod noisy_classifier;
 pub mod vqgan;

@@ -116,6 +116,11 @@ impl NoisyClassifier {
     }
 }
 
+/// [`cross_entropy`] with a weight for each row, [batch]: the sum of what each row adds, divided by the batch.
+pub fn weighted_cross_entropy(logits: Tensor<2>, class: Tensor<1, Int>, weight: Tensor<1>) -> Tensor<1> {
+    (ops::cross_entropy(logits, class, 0.0) * weight).mean()
+}
+
 /// Mean cross-entropy of the batch in nats, [1]: logits [batch, class_count], classes [batch]. A network that knows nothing scores ln(class_count).
 pub fn cross_entropy(logits: Tensor<2>, class: Tensor<1, Int>) -> Tensor<1> {
     ops::cross_entropy(logits, class, 0.0).mean()

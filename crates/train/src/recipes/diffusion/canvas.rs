@@ -1,6 +1,5 @@
 //! Where clean canvases come from: pictures decoded ahead, or latents that lie ready.
 
-use super::settings::DiffusionRecipe;
 use crate::TrainError;
 use crate::encoding_cache::{self, Latents};
 use crate::order::EpochOrder;
@@ -15,6 +14,7 @@ use smalti_data::resize::{Filter, resize};
 use smalti_generation::random::fill_normal;
 use smalti_pipeline::text_to_image::ENLARGING;
 use smalti_pipeline::{BundleFolder, ImageTokenizerPart, PipelineError};
+use std::path::Path;
 
 /// A canvas and whose it is.
 pub struct Clean {
@@ -44,26 +44,28 @@ pub struct LatentSource {
 }
 
 impl Source {
-    pub fn new(recipe: &DiffusionRecipe, pictures: &Pictures, device: &Device) -> Result<Self, TrainError> {
-        let Some(path) = &recipe.image_tokenizer else { return Ok(Self::Pixels) };
+    /// Latents of the image tokenizer in the bundle at a path, or pixels.
+    pub fn new(image_tokenizer: Option<&Path>, pictures: &Pictures, seed: u64, device: &Device) -> Result<Self, TrainError> {
+        let Some(path) = image_tokenizer else { return Ok(Self::Pixels) };
+        let data = pictures.settings();
         let unfit = |reason: String| TrainError::Unfit { place: path.display().to_string(), reason };
         let folder = BundleFolder::open(path)?;
         let image_tokenizer = folder.image_tokenizer(device, "encode the training pictures")?;
         let checksum = folder.manifest().image_tokenizer.as_ref().map_or(String::new(), |entry| entry.weights.sha256.clone());
-        if image_tokenizer.image_size != recipe.data.image_size {
-            let (expected, found) = (image_tokenizer.image_size, recipe.data.image_size);
+        if image_tokenizer.image_size != data.image_size {
+            let (expected, found) = (image_tokenizer.image_size, data.image_size);
             return Err(unfit(format!("expected pictures of {expected} pixels, which the image tokenizer was trained on, found data.image_size = {found}")));
         }
         let scale = image_tokenizer.latent_scale.ok_or_else(|| unfit("expected a latent scale measured on data, found none".to_string()))?;
-        let latents = encoding_cache::latents(&recipe.data.image_token_cache, pictures, &image_tokenizer, &checksum)?;
+        let latents = encoding_cache::latents(&data.image_token_cache, pictures, &image_tokenizer, &checksum)?;
         let readable = latents.readable();
         let dataset = pictures.training();
         if readable.is_empty() {
             return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
         }
         let captions = (0..dataset.len()).map(|index| Ok(dataset.description(index)?.captions)).collect::<Result<_, TrainError>>()?;
-        let order = EpochOrder::new(readable, recipe.train.seed);
-        Ok(Self::Latents(Box::new(LatentSource { image_tokenizer, scale, latents, variant_count: recipe.data.encoded_variants, captions, order })))
+        let order = EpochOrder::new(readable, seed);
+        Ok(Self::Latents(Box::new(LatentSource { image_tokenizer, scale, latents, variant_count: data.encoded_variants, captions, order })))
     }
 
     pub fn image_tokenizer(&self) -> Option<&ImageTokenizerPart> {

@@ -1,15 +1,17 @@
 //! Diffusion (Ho, Jain and Abbeel 2020; latent diffusion: Rombach et al. 2022; cascades: Saharia et al. 2022): a network learns what a noisy canvas was.
 //!
 //! Reading order:
-pub mod settings; // the recipe
-mod canvas; //       clean pixels or latents
-mod noising; //      noise, targets and weights
-mod text; //         the frozen text encoder
+pub mod settings; //       the recipe
+pub(super) mod canvas; //  clean pixels or latents
+pub(super) mod noising; // noise, targets and weights
+mod text; //               the frozen text encoder
 
 use crate::TrainError;
+use crate::classes::Classes;
 use crate::learner::{Learner, Learns};
 use crate::pictures::{Pictures, scalar, sheet};
 use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
+use crate::text_states::TextStates;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use canvas::{Source, smaller_picture};
 use noising::{Noised, learned_variance};
@@ -18,17 +20,15 @@ use rand_chacha::ChaCha12Rng;
 use settings::DiffusionRecipe;
 use smalti_data::Picture;
 use smalti_data::dataset::CaptionRule;
-use smalti_data::loader::Item;
 use smalti_generation::random::{fill_normal, unit};
-use smalti_models::generator::conditions::{Conditions, LowResolution, Text};
+use smalti_models::generator::conditions::{Conditions, LowResolution};
 use smalti_models::generator::unet::loss;
 use smalti_nn::Initializer;
 use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::{DiffusionConfig, GeneratorModel};
 use smalti_pipeline::parts::{Diffusion, DiffusionNetwork, Generator};
-use smalti_pipeline::text_to_image::{Parts, Request, TextToImage, augmentation_level, text_states};
-use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, TextEncoderPart};
-use std::collections::{BTreeMap, BTreeSet};
+use smalti_pipeline::text_to_image::{Parts, Request, TextToImage, augmentation_level};
+use smalti_pipeline::{Bundle, BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, PipelineError};
 use std::path::{Path, PathBuf};
 
 /// A diffusion network in training.
@@ -37,10 +37,12 @@ pub struct DiffusionTraining {
     config: DiffusionConfig,
     pictures: Pictures,
     source: Source,
-    text_encoder: Option<TextEncoderPart>,
-    /// The number of each training picture's class; empty without classes.
-    classes: Vec<i64>,
+    /// `None` where the network is told no text.
+    text: Option<TextStates>,
+    /// `None` where the network is told no class.
+    classes: Option<Classes>,
     below: Option<Bundle>,
+    classifier: Option<ClassifierPart>,
     contrastive: Option<ContrastivePart>,
     judge: Option<ContrastivePart>,
     /// Without gradients; training tensors are made on its twin with gradients.
@@ -65,20 +67,17 @@ impl DiffusionTraining {
         let captions = if recipe.conditions.text.is_some() { CaptionRule::Required } else { CaptionRule::Optional };
         let pictures = Pictures::open(&recipe.data, captions)?;
         let below = recipe.stage_below.as_deref().map(|path| stage_below(path, recipe, device)).transpose()?;
-        let text_encoder = match &below {
-            Some(below) => below.text_encoder.clone().filter(|_| recipe.conditions.text.is_some()),
-            None => recipe.text_encoder.as_deref().map(|path| text::load(path, device)).transpose()?,
-        };
+        let text = text::states(recipe, below.as_ref(), &pictures, device)?;
         let ranking = |path: &Option<PathBuf>, purpose| path.as_ref().map(|path| BundleFolder::open(path)?.contrastive(device, purpose)).transpose();
         let contrastive = ranking(&recipe.contrastive, "rank pictures")?;
         let judge = ranking(&recipe.judge, "judge pictures")?;
-        let (names, classes) = match &recipe.conditions.class_field {
-            Some(field) => classes(&pictures, field)?,
-            None => (Vec::new(), Vec::new()),
-        };
-        let source = Source::new(recipe, &pictures, device)?;
+        let lender = recipe.classifier.as_deref().map(BundleFolder::open).transpose()?;
+        let classifier = lender.map(|lender| lender.classifier(device, "lead pictures to a class")).transpose()?;
+        let classes = recipe.conditions.class_field.as_deref().map(|field| Classes::of(&pictures, field, "conditions.class_field")).transpose()?;
+        let names = classes.as_ref().map_or(Vec::new(), |classes| classes.names().to_vec());
+        let source = Source::new(recipe.image_tokenizer.as_deref(), &pictures, recipe.train.seed, device)?;
         let latent_channels = source.image_tokenizer().map(|part| part.model.config().latent_channels());
-        let text_channels = text_encoder.as_ref().map(|part| part.model.channels());
+        let text_channels = text.as_ref().map(|text| text.encoder().model.channels());
         let config = recipe.config(recipe.canvas_channels(latent_channels), text_channels, names);
         let impossible = |error: smalti_models::ConfigError| TrainError::Unfit { place: "recipe".to_string(), reason: error.to_string() };
         config.validate().map_err(impossible)?;
@@ -86,15 +85,29 @@ impl DiffusionTraining {
         let network = DiffusionNetwork::new(&config.network, &mut initializer).map_err(impossible)?;
         let generator = Learner::new("generator", network, &recipe.optimizer, recipe.train.ema_decay);
         let (recipe, device) = (recipe.clone(), device.clone());
-        Ok(Self { recipe, config, pictures, source, text_encoder, classes, below, contrastive, judge, device, generator })
+        let training = Self { recipe, config, pictures, source, text, classes, below, classifier, contrastive, judge, device, generator };
+        training.check_classifier()?;
+        Ok(training)
+    }
+
+    /// A classifier that cannot guide what is trained is refused now, not when the bundle is exported.
+    fn check_classifier(&self) -> Result<(), TrainError> {
+        match &self.classifier {
+            Some(_) => Ok(self.text_to_image().map(drop)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The number that a network is told for a class; "no class" has the last.
+    fn class_number(&self, class: Option<usize>) -> i64 {
+        class.unwrap_or(self.config.classes.len()) as i64
     }
 
     /// Adds an example: what is drawn at random comes from its own stream, in a fixed order.
-    fn add(&self, batch: &mut DiffusionBatch, clean: &[f32], caption: String, class: Option<i64>, rng: &mut ChaCha12Rng) -> Result<(), TrainError> {
+    fn add(&self, batch: &mut DiffusionBatch, clean: &[f32], caption: String, class: Option<usize>, rng: &mut ChaCha12Rng) -> Result<(), TrainError> {
         let dropped = rng.random::<f64>() < self.recipe.conditions.drop_rate;
-        let no_class = self.config.classes.len() as i64;
         batch.captions.push(if dropped { String::new() } else { caption });
-        batch.classes.push(class.filter(|_| !dropped).unwrap_or(no_class));
+        batch.classes.push(self.class_number(class.filter(|_| !dropped)));
         if let Some(condition) = &self.config.low_resolution {
             let size = self.config.image_size;
             let level = augmentation_level(&self.config.process, unit(rng));
@@ -129,11 +142,8 @@ impl DiffusionTraining {
 
     fn conditions(&self, batch: &DiffusionBatch, device: &Device) -> Result<Conditions, TrainError> {
         let mut conditions = Conditions::default();
-        if let (Some(encoder), Some(condition)) = (&self.text_encoder, &self.config.text) {
-            let (Text { states, visible }, _) = text_states(encoder, condition, &batch.captions)?;
-            // The encoder is frozen: its states enter the graph as numbers.
-            let on_device = |states: Tensor<3>| if device.is_autodiff() { Tensor::from_inner(states) } else { states };
-            conditions.text = Some(Text { states: on_device(states), visible });
+        if let Some(text) = &self.text {
+            conditions.text = Some(text.of(&batch.captions, device)?);
         }
         if !self.config.classes.is_empty() {
             conditions.class = Some(Tensor::<1, Int>::from_data(batch.classes.as_slice(), device));
@@ -170,6 +180,13 @@ impl DiffusionTraining {
         (0..count).filter_map(|place| items[place * items.len() / count].captions.first().cloned()).collect()
     }
 
+    /// What the bundle draws with.
+    fn text_to_image(&self) -> Result<TextToImage, PipelineError> {
+        let Bundle { image_tokenizer, text_encoder, generator, super_resolution, classifier, .. } = self.bundle(None);
+        let generator = generator.unwrap_or_else(|| self.part(None));
+        TextToImage::new(Parts { image_tokenizer, text_encoder, generator, super_resolution, classifier, contrastive: None })
+    }
+
     /// The bundle of this network and of what it needs.
     fn bundle(&self, facts: Option<&RunFacts>) -> Bundle {
         let mut bundle = match &self.below {
@@ -180,12 +197,13 @@ impl DiffusionTraining {
             }
             None => Bundle {
                 image_tokenizer: self.source.image_tokenizer().cloned(),
-                text_encoder: self.text_encoder.clone(),
+                text_encoder: self.text.as_ref().map(|text| text.encoder().clone()),
                 generator: Some(self.part(facts)),
                 ..Bundle::default()
             },
         };
         bundle.name = facts.map(|facts| facts.name.clone()).unwrap_or_default();
+        bundle.classifier = self.classifier.clone().or(bundle.classifier);
         bundle.contrastive = self.contrastive.clone().or(bundle.contrastive);
         bundle.judge = self.judge.clone().or(bundle.judge);
         bundle
@@ -206,7 +224,7 @@ impl Recipe for DiffusionTraining {
     fn batch(&mut self, pass: Pass) -> Result<DiffusionBatch, TrainError> {
         let mut batch = DiffusionBatch::default();
         for mut clean in self.source.batch(&mut self.pictures, pass)? {
-            let class = self.classes.get(clean.index).copied();
+            let class = self.classes.as_ref().and_then(|classes| classes.of_picture(clean.index));
             self.add(&mut batch, &clean.values, clean.caption, class, &mut clean.rng)?;
         }
         Ok(batch)
@@ -232,12 +250,12 @@ impl Recipe for DiffusionTraining {
                 self.add(&mut batch, &clean, String::new(), None, &mut rng)?;
                 let row = batch.captions.len() - 1;
                 batch.captions[row] = item.captions.first().cloned().unwrap_or_default();
-                batch.classes[row] = self.class_of(item);
+                batch.classes[row] = self.class_number(self.classes.as_ref().and_then(|classes| classes.of_item(item)));
             }
             told += scalar(&self.loss(&network, &batch, &self.device)?) * items.len() as f64;
             if conditional {
                 batch.captions.iter_mut().for_each(String::clear);
-                batch.classes.fill(self.config.classes.len() as i64);
+                batch.classes.fill(self.class_number(None));
                 untold += scalar(&self.loss(&network, &batch, &self.device)?) * items.len() as f64;
             }
             count += items.len();
@@ -251,8 +269,7 @@ impl Recipe for DiffusionTraining {
 
     /// A row for each prompt.
     fn sample(&mut self) -> Result<Option<Picture>, TrainError> {
-        let Bundle { image_tokenizer, text_encoder, generator: Some(generator), super_resolution, .. } = self.bundle(None) else { return Ok(None) };
-        let maker = TextToImage::new(Parts { image_tokenizer, text_encoder, generator, super_resolution, contrastive: None })?;
+        let maker = self.text_to_image()?;
         let mut rows = Vec::new();
         for prompt in self.prompts() {
             let request = Request { count: self.recipe.samples.count, seed: self.recipe.train.seed, ..Request::new(prompt) };
@@ -265,31 +282,6 @@ impl Recipe for DiffusionTraining {
         self.bundle(Some(facts)).save(folder, Storage::F16)?;
         Ok(())
     }
-}
-
-impl DiffusionTraining {
-    fn class_of(&self, item: &Item) -> i64 {
-        let name = self.recipe.conditions.class_field.as_ref().and_then(|field| item.fields.get(field));
-        let number = name.and_then(|name| self.config.classes.iter().position(|class| class == name));
-        number.unwrap_or(self.config.classes.len()) as i64
-    }
-}
-
-/// The names of all classes, in alphabetical order, and the class of every training picture; one without a class has the number after the last.
-fn classes(pictures: &Pictures, field: &str) -> Result<(Vec<String>, Vec<i64>), TrainError> {
-    let dataset = pictures.training();
-    let mut found = Vec::with_capacity(dataset.len());
-    for index in 0..dataset.len() {
-        found.push(dataset.description(index)?.fields.get(field).cloned());
-    }
-    let names: Vec<String> = found.iter().flatten().cloned().collect::<BTreeSet<_>>().into_iter().collect();
-    if names.is_empty() {
-        let reason = format!("expected pictures whose description has the field `{field}` (conditions.class_field), found none");
-        return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason });
-    }
-    let numbers: BTreeMap<&str, i64> = names.iter().enumerate().map(|(number, name)| (name.as_str(), number as i64)).collect();
-    let of_pictures = found.iter().map(|name| name.as_deref().and_then(|name| numbers.get(name).copied()).unwrap_or(names.len() as i64)).collect();
-    Ok((names, of_pictures))
 }
 
 /// The bundle that a stage of super-resolution stands on.

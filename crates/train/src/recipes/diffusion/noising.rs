@@ -1,6 +1,6 @@
 //! Examples: a clean canvas, drowned to a level drawn for it, and what the network must say of it.
 
-use super::settings::{DiffusionRecipe, LossSettings};
+use super::settings::DiffusionRecipe;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_chacha::ChaCha12Rng;
 use smalti_generation::diffusion::losses::{log_variance_bounds, training_step};
@@ -24,7 +24,7 @@ pub struct Noised {
 impl Noised {
     /// Draws a level and noise for `clean` and adds it.
     pub fn push(&mut self, recipe: &DiffusionRecipe, clean: &[f32], rng: &mut ChaCha12Rng) {
-        let (level, step) = training_level(&recipe.process, &recipe.loss, rng);
+        let (level, step) = training_level(&recipe.process, recipe.loss.level_normal, rng);
         let mut noise = vec![0.0; clean.len()];
         fill_normal(rng, &mut noise);
         let sample = level.noised(clean, &noise);
@@ -58,19 +58,20 @@ impl Noised {
     }
 }
 
-/// A level to train at, as the process's paper draws it.
-fn training_level(process: &Process, loss: &LossSettings, rng: &mut ChaCha12Rng) -> (Level, usize) {
+/// A level to train at, as the process's paper draws it, and its trained step where the process has such. `normal` replaces the paper's mean and standard
+/// deviation.
+pub fn training_level(process: &Process, normal: Option<[f64; 2]>, rng: &mut ChaCha12Rng) -> (Level, usize) {
     match process {
         Process::VariancePreserving(schedule) => {
             let step = training_step(rng, schedule);
             (schedule.level(step), step)
         }
         Process::Flow(config) => {
-            let [mean, deviation] = loss.level_normal.unwrap_or(FLOW_NORMAL);
+            let [mean, deviation] = normal.unwrap_or(FLOW_NORMAL);
             (config.level(flow::shifted(flow::logit_normal(rng, mean, deviation), config.shift)), 0)
         }
         Process::VarianceExploding(_) => {
-            let [mean, deviation] = loss.level_normal.unwrap_or(EDM_NORMAL);
+            let [mean, deviation] = normal.unwrap_or(EDM_NORMAL);
             (sigmas::level(sigmas::training_sigma(rng, mean, deviation)), 0)
         }
     }

@@ -28,6 +28,8 @@ pub struct DiffusionRecipe {
     pub text_encoder: Option<PathBuf>,
     /// A cascade: the bundle whose pictures this network enlarges. The exported bundle is that one with this stage on top.
     pub stage_below: Option<PathBuf>,
+    /// A bundle whose classifier can lead pictures to a class; it becomes part of the exported bundle.
+    pub classifier: Option<PathBuf>,
     /// A bundle whose contrastive part will rank pictures; it becomes part of the exported bundle.
     pub contrastive: Option<PathBuf>,
     /// A bundle whose contrastive part, trained from another seed, will measure pictures and never rank them.
@@ -45,7 +47,7 @@ pub struct DiffusionRecipe {
 }
 
 /// `[conditions]`: what the network is told.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConditionSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +59,14 @@ pub struct ConditionSettings {
     pub low_resolution: Option<LowResolutionCondition>,
     /// The share of pictures whose caption or class is withheld, without which a guidance scale has no meaning (0.1 in Ho and Salimans 2022).
     pub drop_rate: f64,
+    /// Where the states of all captions are kept, which the frozen text encoder makes once; "" keeps none and encodes at every step.
+    pub text_state_cache: PathBuf,
+}
+
+impl Default for ConditionSettings {
+    fn default() -> Self {
+        Self { text: None, class_field: None, low_resolution: None, drop_rate: 0.0, text_state_cache: PathBuf::from("runs/text_states") }
+    }
 }
 
 /// `[model.unet]` or `[model.efficient_unet]`; channels of input, text and classes are known from the rest of the recipe.
@@ -155,6 +165,17 @@ fn unthresholded() -> Threshold {
     Threshold::None
 }
 
+/// Mean and standard deviation of what chooses a level, where a process draws its levels so.
+pub fn validate_level_normal(file: &RecipeFile, key: &str, normal: Option<[f64; 2]>, process: &Process) -> Result<(), RecipeError> {
+    let Some([mean, deviation]) = normal else { return Ok(()) };
+    expect_range(file, key, mean, -100.0, 100.0)?;
+    expect_range(file, key, deviation, 0.0, 100.0)?;
+    if matches!(process, Process::VariancePreserving(_)) {
+        return Err(file.reject(key, "expected a flow or EDM process: the steps of this one are drawn evenly"));
+    }
+    Ok(())
+}
+
 impl DiffusionRecipe {
     pub fn canvas(&self) -> Canvas {
         if self.image_tokenizer.is_some() { Canvas::Latents } else { Canvas::Pixels }
@@ -164,7 +185,7 @@ impl DiffusionRecipe {
         settings::validate(file, &self.optimizer, &self.schedule, &self.train)?;
         self.data.validate(file)?;
         let needs = |key: &str, other: &str| Err(file.reject(key, format!("expected `{other}` beside it, found none")));
-        let ConditionSettings { text, class_field, low_resolution, drop_rate } = &self.conditions;
+        let ConditionSettings { text, class_field, low_resolution, drop_rate, .. } = &self.conditions;
         match (text, &self.text_encoder, &self.stage_below) {
             (Some(_), None, None) => return needs("conditions.text", "text_encoder"),
             (None, Some(_), _) => return needs("text_encoder", "conditions.text"),
@@ -189,13 +210,7 @@ impl DiffusionRecipe {
         if let Weighting::MinSnr { gamma } = self.loss.weighting {
             expect_range(file, "loss.weighting.min_snr.gamma", gamma, f64::MIN_POSITIVE, 1e6)?;
         }
-        if let Some([mean, deviation]) = self.loss.level_normal {
-            expect_range(file, "loss.level_normal", mean, -100.0, 100.0)?;
-            expect_range(file, "loss.level_normal", deviation, 0.0, 100.0)?;
-            if matches!(self.process, Process::VariancePreserving(_)) {
-                return Err(file.reject("loss.level_normal", "expected a flow or EDM process: the steps of this one are drawn evenly"));
-            }
-        }
+        validate_level_normal(file, "loss.level_normal", self.loss.level_normal, &self.process)?;
         if self.loss.variance == Variance::Learned && !matches!(self.process, Process::VariancePreserving(_)) {
             return Err(file.reject("loss.variance", "expected a fixed one: only variance-preserving processes have the bound it learns from"));
         }

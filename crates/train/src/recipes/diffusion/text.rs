@@ -1,22 +1,54 @@
 //! The frozen text encoder of a diffusion training.
 
+use super::settings::{ConditionSettings, DiffusionRecipe};
 use crate::TrainError;
+use crate::pictures::Pictures;
+use crate::text_states::TextStates;
 use burn::tensor::Device;
 use smalti_models::text_encoder::clip_text::{self, ClipText, State};
 use smalti_nn::Initializer;
 use smalti_nn::weights::{apply, collect};
 use smalti_pipeline::parts::TextEncoder;
-use smalti_pipeline::{BundleFolder, ContrastivePart, Part, TextEncoderPart};
-use std::path::Path;
+use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, Part, TextEncoderPart};
+use std::collections::BTreeSet;
 
-/// The text encoder of a bundle, or the text tower of its contrastive part, as Stable Diffusion uses CLIP's.
-pub fn load(path: &Path, device: &Device) -> Result<TextEncoderPart, TrainError> {
+/// The text encoder of a recipe, and the states of the captions of its pictures; `None` where the network is told no text. A stage of a cascade reads by the
+/// encoder of the stage below.
+pub fn states(recipe: &DiffusionRecipe, below: Option<&Bundle>, pictures: &Pictures, device: &Device) -> Result<Option<TextStates>, TrainError> {
+    let ConditionSettings { text: condition, text_state_cache: cache, .. } = &recipe.conditions;
+    let (Some(condition), Some(path)) = (condition, recipe.text_encoder.as_ref().or(recipe.stage_below.as_ref())) else { return Ok(None) };
     let folder = BundleFolder::open(path)?;
-    let parts = folder.manifest().parts();
-    if parts.contains(&Part::TextEncoder) || !parts.contains(&Part::Contrastive) {
-        return Ok(folder.text_encoder(device, "encode captions")?);
+    let part = lending(&folder);
+    let encoder = match (part, below.and_then(|below| below.text_encoder.clone())) {
+        (_, Some(encoder)) => encoder,
+        (Part::Contrastive, None) if below.is_none() => text_tower(folder.contrastive(device, "encode captions")?, device)?,
+        _ => folder.text_encoder(device, "encode captions")?,
+    };
+    let checksum = folder.manifest().summary(part).map_or("", |(weights, ..)| &weights.sha256);
+    // Before anything is encoded: the text tokens of a caption must fit the encoder.
+    if let Some(length) = encoder.model.config().context_length().filter(|&length| condition.token_count > length) {
+        let reason =
+            format!("expected at most {length} text tokens, which its text encoder reads, found conditions.text.token_count = {}", condition.token_count);
+        return Err(TrainError::Unfit { place: path.display().to_string(), reason });
     }
-    text_tower(folder.contrastive(device, "encode captions")?, device)
+    if cache.as_os_str().is_empty() {
+        return Ok(Some(TextStates::fresh(encoder, condition.clone())));
+    }
+    TextStates::cached(encoder, checksum, condition.clone(), cache, captions(pictures)).map(Some)
+}
+
+/// Every caption that training and evaluations may ask for; one that cannot be read is said by whoever needs it.
+fn captions(pictures: &Pictures) -> BTreeSet<String> {
+    let dataset = pictures.training();
+    let training = (0..dataset.len()).filter_map(|index| dataset.description(index).ok()).flat_map(|description| description.captions);
+    let evaluation = pictures.evaluation().iter().filter_map(|item| item.captions.first().cloned());
+    training.chain(evaluation).chain([String::new()]).collect()
+}
+
+/// The part of a bundle that reads captions: its text encoder, or the text tower of its contrastive part, as Stable Diffusion uses CLIP's.
+fn lending(folder: &BundleFolder) -> Part {
+    let parts = folder.manifest().parts();
+    if parts.contains(&Part::TextEncoder) || !parts.contains(&Part::Contrastive) { Part::TextEncoder } else { Part::Contrastive }
 }
 
 fn text_tower(contrastive: ContrastivePart, device: &Device) -> Result<TextEncoderPart, TrainError> {

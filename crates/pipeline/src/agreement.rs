@@ -1,0 +1,175 @@
+//! The parts of a bundle must speak of the same pictures.
+
+use crate::manifest::{Canvas, ClassifierConfig, ClassifierModel, DiffusionConfig, GeneratorModel, ImageTokenizerModel, Manifest, TextEncoderModel};
+use crate::{Part, PipelineError};
+
+/// The parts must speak of the same pictures.
+pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> {
+    if let Some(entry) = &manifest.image_tokenizer {
+        let part = Part::ImageTokenizer;
+        entry.model.validate().map_err(|source| PipelineError::Config { part, source })?;
+        let factor = entry.model.downsampling_factor();
+        if entry.image_size == 0 || entry.image_size > 1 << 14 || !entry.image_size.is_multiple_of(factor) {
+            return Err(disagreement(part, "image_size", format!("a multiple of {factor}, at most 16384"), entry.image_size));
+        }
+    }
+    if let Some(entry) = &manifest.classifier {
+        check_classifier(&entry.model, manifest)?;
+    }
+    let Some(entry) = &manifest.generator else {
+        return if manifest.super_resolution.is_empty() { Ok(()) } else { Err(disagreement(Part::SuperResolution(0), "generator", "a first stage", "none")) };
+    };
+    let GeneratorModel::Diffusion(first) = &entry.model else { return check_image_tokens(manifest, &entry.model) };
+    let mut stages: Vec<&DiffusionConfig> = vec![first];
+    for (stage, entry) in manifest.super_resolution.iter().enumerate() {
+        match &entry.model {
+            GeneratorModel::Diffusion(config) => stages.push(config),
+            GeneratorModel::DalleBart(_) => {
+                return Err(disagreement(Part::SuperResolution(stage), "model", "diffusion networks in every stage", entry.model.kind()));
+            }
+        }
+    }
+    check_stages(&stages, latent_facts(manifest), manifest.text_encoder.as_ref().map(|entry| &entry.model))
+}
+
+fn latent_facts(manifest: &Manifest) -> Option<LatentFacts<'_>> {
+    let entry = manifest.image_tokenizer.as_ref()?;
+    Some(LatentFacts { model: &entry.model, image_size: entry.image_size, latent_scale: entry.latent_scale })
+}
+
+/// A classifier, of the bundle itself or lent by another, must know the canvases of the generator; beside none it has only to be possible.
+pub(crate) fn check_classifier(classifier: &ClassifierModel, manifest: &Manifest) -> Result<(), PipelineError> {
+    let ClassifierModel::Noisy(config) = classifier;
+    match manifest.generator.as_ref().map(|entry| &entry.model) {
+        Some(GeneratorModel::Diffusion(generator)) => check_guidance(config, generator, latent_facts(manifest)),
+        Some(GeneratorModel::DalleBart(_)) => Err(nothing_to_guide()),
+        None => config.validate().map_err(|source| PipelineError::Config { part: Part::Classifier, source }),
+    }
+}
+
+/// Image tokens are not noise, of which a classifier could say anything.
+pub(crate) fn nothing_to_guide() -> PipelineError {
+    disagreement(Part::Classifier, "model", "none: the generator draws image tokens one after the other", "noisy")
+}
+
+/// A classifier must have been trained on what the network it guides is trained on.
+pub(crate) fn check_guidance(classifier: &ClassifierConfig, generator: &DiffusionConfig, image_tokenizer: Option<LatentFacts>) -> Result<(), PipelineError> {
+    let part = Part::Classifier;
+    let possible = |source| PipelineError::Config { part, source };
+    classifier.validate().map_err(possible)?;
+    if classifier.canvas != generator.canvas {
+        return Err(disagreement(part, "canvas", format!("{}, as the generator draws", generator.canvas), classifier.canvas));
+    }
+    if classifier.image_size != generator.image_size {
+        return Err(disagreement(part, "image_size", format!("{}, as the generator draws", generator.image_size), classifier.image_size));
+    }
+    if classifier.process != generator.process {
+        return Err(disagreement(part, "process", format!("that of the generator ({})", generator.process), &classifier.process));
+    }
+    let (expected, found) = (generator.network.channels(), classifier.network.input_channels);
+    if expected != found {
+        return Err(disagreement(part, "network.input_channels", format!("{expected}, as the generator draws"), found));
+    }
+    if let (Canvas::Latents, Some(facts)) = (classifier.canvas, image_tokenizer) {
+        if classifier.latent_scale != facts.latent_scale {
+            let shown = |scale: Option<f32>| scale.map_or("none".to_string(), |scale| scale.to_string());
+            let expected = format!("{}, as the image tokenizer has; another scale is another image tokenizer", shown(facts.latent_scale));
+            return Err(disagreement(part, "latent_scale", expected, shown(classifier.latent_scale)));
+        }
+        classifier.check_side(facts.image_size / facts.model.downsampling_factor()).map_err(possible)?;
+    }
+    Ok(())
+}
+
+/// What a generator of latents must agree with.
+#[derive(Clone, Copy)]
+pub(crate) struct LatentFacts<'a> {
+    pub model: &'a ImageTokenizerModel,
+    pub image_size: usize,
+    pub latent_scale: Option<f32>,
+}
+
+/// The stages of a diffusion system, never none, must fit each other and the parts beside them, as far as those are there.
+pub(crate) fn check_stages(
+    stages: &[&DiffusionConfig],
+    image_tokenizer: Option<LatentFacts>,
+    text_encoder: Option<&TextEncoderModel>,
+) -> Result<(), PipelineError> {
+    if let Some(low_resolution) = &stages[0].low_resolution {
+        let expected = format!("a first stage, which starts from nothing; this one enlarges pictures of {} pixels", low_resolution.image_size);
+        return Err(disagreement(Part::Generator, "low_resolution", expected, "one that enlarges"));
+    }
+    check_diffusion(Part::Generator, stages[0], image_tokenizer, text_encoder)?;
+    for (stage, pair) in stages.windows(2).enumerate() {
+        let (part, below, config) = (Part::SuperResolution(stage), pair[0], pair[1]);
+        let found = config.low_resolution.as_ref().map(|low_resolution| low_resolution.image_size);
+        if found != Some(below.image_size) {
+            let expected = format!("{}, the pictures of the stage below", below.image_size);
+            return Err(disagreement(part, "low_resolution.image_size", expected, found.map_or("no such table".to_string(), |size| size.to_string())));
+        }
+        check_diffusion(part, config, image_tokenizer, text_encoder)?;
+    }
+    Ok(())
+}
+
+fn check_image_tokens(manifest: &Manifest, generator: &GeneratorModel) -> Result<(), PipelineError> {
+    let (Some(entry), GeneratorModel::DalleBart(generator)) = (&manifest.image_tokenizer, generator) else { return Ok(()) };
+    let Some(code_count) = entry.model.code_count() else {
+        return Err(disagreement(Part::ImageTokenizer, "model", "one with a codebook, whose image tokens the generator draws", entry.model.kind()));
+    };
+    if generator.image_vocabulary != code_count {
+        let expected = format!("{code_count}, the number of codes of the image tokenizer");
+        return Err(disagreement(Part::Generator, "image_vocabulary", expected, generator.image_vocabulary));
+    }
+    let token_count = (entry.image_size / entry.model.downsampling_factor()).pow(2);
+    if generator.image_token_count != token_count {
+        let expected = format!("{token_count}, as {0}x{0} pixels become", entry.image_size);
+        return Err(disagreement(Part::Generator, "image_token_count", expected, generator.image_token_count));
+    }
+    Ok(())
+}
+
+fn check_diffusion(
+    part: Part,
+    config: &DiffusionConfig,
+    image_tokenizer: Option<LatentFacts>,
+    text_encoder: Option<&TextEncoderModel>,
+) -> Result<(), PipelineError> {
+    config.validate().map_err(|source| PipelineError::Config { part, source })?;
+    let mut side = config.image_size;
+    if config.canvas == Canvas::Latents
+        && let Some(entry) = image_tokenizer
+    {
+        if config.image_size != entry.image_size {
+            return Err(disagreement(part, "image_size", format!("{}, as the image tokenizer has", entry.image_size), config.image_size));
+        }
+        let (expected, found) = (entry.model.latent_channels(), config.network.channels());
+        if expected != found {
+            return Err(disagreement(part, "network", format!("{expected} channels, as the latents of the image tokenizer have"), found));
+        }
+        if entry.latent_scale.is_none_or(|scale| !(scale.is_finite() && scale > 0.0)) {
+            let expected = "what brings latents to unit variance, which a generator of latents needs";
+            return Err(disagreement(Part::ImageTokenizer, "latent_scale", expected, entry.latent_scale.map_or("none".to_string(), |scale| scale.to_string())));
+        }
+        side /= entry.model.downsampling_factor();
+    }
+    let divisor = config.network.side_divisor();
+    if !side.is_multiple_of(divisor) {
+        return Err(disagreement(part, "image_size", format!("a canvas whose side is a multiple of {divisor}"), side));
+    }
+    if let (Some(text), Some(encoder)) = (&config.text, text_encoder) {
+        let (expected, found) = (Some(encoder.channels()), config.network.text_channels());
+        if expected != found {
+            let found = found.map_or("none".to_string(), |channels| channels.to_string());
+            return Err(disagreement(part, "text channels", format!("{}, as the text encoder has", encoder.channels()), found));
+        }
+        if let Some(length) = encoder.context_length().filter(|&length| text.token_count > length) {
+            return Err(disagreement(part, "text.token_count", format!("at most {length}, which the text encoder reads"), text.token_count));
+        }
+    }
+    Ok(())
+}
+
+fn disagreement(part: Part, key: &'static str, expected: impl ToString, found: impl ToString) -> PipelineError {
+    PipelineError::Disagreement { part, key, expected: expected.to_string(), found: found.to_string() }
+}
