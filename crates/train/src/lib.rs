@@ -10,6 +10,7 @@ pub mod encoding_cache; //  image tokens or latents of a data set, made once
 pub mod order; //          epochs of examples that lie ready in memory
 pub mod recipes; //       one file for each system: vqgan, clip, dalle_bart
 pub mod job; //           a recipe file checked and ready to run
+pub mod budget; //        what the networks of a recipe cost
 mod error;
 pub mod objective; //     what the reconstructions of an image tokenizer are judged by
 pub mod gradients; //     accumulate, clip, all-reduce: what happens between backward and the optimiser
