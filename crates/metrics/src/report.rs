@@ -138,7 +138,7 @@ impl Generation {
         figures.extend(self.clip_score.map(|both| Figure::beside_real("clip_score", both.generated.scaled, both.real.scaled)));
         figures.extend(self.class_accuracy.map(|both| Figure::beside_real("class_accuracy", both.generated.accuracy, both.real.accuracy)));
         let FrechetDistance { distance, interval: (low, high), .. } = self.frechet;
-        figures.push(Figure { name: "frechet_distance".into(), value: distance, low, high, real: None });
+        figures.push(Figure::new("frechet_distance", distance, (low, high)));
         figures.push(Figure::of_mean("precision", self.precision_recall.precision));
         figures.push(Figure::of_mean("recall", self.precision_recall.recall));
         figures.push(Figure::beside_real("diversity", self.diversity.generated, self.diversity.real));

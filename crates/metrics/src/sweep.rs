@@ -23,14 +23,23 @@ pub struct Figure {
 }
 
 impl Figure {
+    pub fn new(name: &str, value: f64, (low, high): (f64, f64)) -> Self {
+        Self { name: name.to_string(), value: rounded(value), low: rounded(low), high: rounded(high), real: None }
+    }
+
     pub fn of_mean(name: &str, mean: Mean) -> Self {
         let half = INTERVAL * mean.standard_error;
-        Self { name: name.to_string(), value: mean.value, low: mean.value - half, high: mean.value + half, real: None }
+        Self::new(name, mean.value, (mean.value - half, mean.value + half))
     }
 
     pub fn beside_real(name: &str, generated: Mean, real: Mean) -> Self {
-        Self { real: Some(real.value), ..Self::of_mean(name, generated) }
+        Self { real: Some(rounded(real.value)), ..Self::of_mean(name, generated) }
     }
+}
+
+/// To nine digits: more than any figure is worth, and few enough that a row read back from text is the row that was written.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.8e}").parse().unwrap_or(value)
 }
 
 /// A flag and the values it takes, as they were typed.
@@ -228,6 +237,12 @@ mod tests {
             figures: vec![Figure::of_mean("frechet_distance", mean(index as f64)), Figure::beside_real("clip_score", mean(0.5), mean(0.75))],
         });
         Sweep { axes: axes(), rows: rows.collect() }
+    }
+
+    #[test]
+    fn figures_have_nine_digits() {
+        let figure = Figure::new("x", 1.0 / 3.0, (-1e-9 / 3.0, f64::NAN));
+        assert_eq!((figure.value, figure.low, figure.high.is_nan()), (0.333333333, -3.33333333e-10, true));
     }
 
     #[test]

@@ -77,7 +77,7 @@ mod tests {
         for (system, shares) in [
             (Published::Imagen, &[1.0f64, 1.0, 0.79, 1.17][..]),
             (Published::StableDiffusion1, &[1.0, 1.0]),
-            (Published::DalleMini, &[1.0]),
+            (Published::DalleMini, &[1.09]),
             (Published::Ddpm, &[1.0]),
         ] {
             let claimed = system.parts().into_iter().filter_map(|part| Some(part.budget.parameters as f64 / part.claimed_parameters? as f64));
