@@ -1,5 +1,6 @@
 //! Pictures as coloured blocks in a terminal: each character shows two pixels, one over the other (24-bit colours, U+2580).
 
+use crate::made_files::film_strip;
 use smalti_data::Picture;
 use smalti_data::resize::{Filter, resize};
 use std::fmt::Write;
@@ -23,6 +24,14 @@ pub fn show(picture: &Picture, when: When) {
         let columns = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| usize::from(width.0));
         eprint!("{}", blocks(picture, columns.min(WIDTH_LIMIT)));
     }
+}
+
+/// Pictures side by side in lines of at most `columns` characters and `rows` lines; on a terminal, while they are still being drawn.
+pub fn small(pictures: &[Picture], columns: usize, rows: usize) -> Option<String> {
+    let sheet = film_strip(pictures).ok()?;
+    // A character is two pixels high.
+    let fitting = (2 * rows * sheet.width / sheet.height.max(1)).max(1);
+    Some(blocks(&sheet, columns.min(fitting)))
 }
 
 /// Lines of at most `columns` characters.
@@ -54,6 +63,8 @@ mod tests {
     fn two_pixels_a_character() {
         let picture = Picture::new(1, 3, vec![1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
         assert_eq!(blocks(&picture, 80), "\x1b[38;2;1;2;3m\x1b[48;2;4;5;6m\u{2580}\x1b[0m\n\x1b[38;2;7;8;9m\u{2580}\x1b[0m\n");
+        let row = small(&vec![Picture::filled(32, 32, [9; 3]); 3], 60, 10).unwrap();
+        assert!(row.lines().count() <= 10 && row.lines().all(|line| line.matches('\u{2580}').count() <= 60), "{row}");
         let wide = blocks(&Picture::filled(300, 200, [9; 3]), 60);
         assert_eq!((wide.lines().count(), wide.lines().next().unwrap().matches('\u{2580}').count()), (20, 60));
     }

@@ -1,7 +1,7 @@
 //! Pictures and captions: everything between a folder on disk and a batch of numbers, and back to a PNG.
 //!
 //! In reading order:
-//! [`picture`] one picture in memory, [`grid`] several on a sheet, [`transform`] to the training size, [`dataset`] a folder or
+//! [`picture`] one picture in memory, [`grid`] several on a sheet, [`numbers`] figures below them, [`transform`] to the training size, [`dataset`] a folder or
 //! shards of captioned pictures, [`loader`] batches of them in an order that a resumed run repeats exactly, [`text_tokenizer`]
 //! captions to text tokens, [`pictograms`] and [`dolls`] the data sets that this repository builds for itself ([`data_recipe`]).
 //!
@@ -17,6 +17,7 @@ pub mod error;
 pub mod grid;
 pub mod loader;
 mod new_folder;
+pub mod numbers;
 pub mod pictograms;
 pub mod picture;
 pub mod resize;

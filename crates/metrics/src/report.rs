@@ -1,8 +1,12 @@
 //! What `evaluate` finds: every figure of the generated pictures beside the same figure of the real ones.
 
+use crate::composition::AttributeRate;
 use crate::frechet::{Conventions, halves};
-use crate::{Bootstrap, ClipScore, CodebookUsage, Features, FrechetDistance, MetricsError, RPrecision, Reconstruction};
-use crate::{clip_score, frechet_distance_with_interval, r_precision};
+use crate::neighbours::NEIGHBOUR_COUNT;
+use crate::{
+    Bootstrap, ClassAccuracy, ClipScore, CodebookUsage, Composition, Features, Figure, FrechetDistance, Mean, MetricsError, PrecisionRecall, RPrecision, Reconstruction,
+};
+use crate::{class_accuracy, clip_score, diversity, frechet_distance_with_interval, precision_recall, r_precision};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -12,8 +16,8 @@ use std::fmt;
 pub struct Report {
     /// Identity of the bundle that made the pictures.
     pub bundle: String,
-    /// The CLIP of R-precision and CLIP score; it must not have ranked the pictures.
-    pub judge: String,
+    /// The CLIP of R-precision, CLIP score and class accuracy; it must not have ranked the pictures.
+    pub judge: Option<String>,
     /// What products computed in: f32 or bf16. Reports from before there was a choice say nothing, and were f32.
     #[serde(default = "f32_precision")]
     pub precision: String,
@@ -30,22 +34,34 @@ fn f32_precision() -> String {
 pub struct SplitReport {
     pub split: String,
     pub generation: Generation,
+    /// Of data sets of dolls.
+    #[serde(default)]
+    pub composition: Option<Composition>,
     /// Conventions of the Frechet distances of `generation`.
     pub conventions: Conventions,
     pub reconstruction: Option<Reconstruction>,
     pub codebook: Option<CodebookUsage>,
 }
 
-/// How well generated pictures fit their captions and resemble real ones.
+/// How well generated pictures show what was asked for, and how they resemble real ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
-    pub r_precision: BesideReal<RPrecision>,
-    pub clip_score: BesideReal<ClipScore>,
+    /// Of bundles that read captions, where there is a judge.
+    pub r_precision: Option<BesideReal<RPrecision>>,
+    pub clip_score: Option<BesideReal<ClipScore>>,
+    /// Of bundles that draw classes, where there is a judge.
+    pub class_accuracy: Option<BesideReal<ClassAccuracy>>,
     /// All generated pictures against all real ones.
     pub frechet: FrechetDistance,
     /// Half of the pictures against the *other* half of the real ones: the real figure is the floor, and both have the same count and reference.
     pub frechet_half: BesideReal<FrechetDistance>,
+    /// All generated pictures against all real ones.
+    pub precision_recall: PrecisionRecall,
+    /// Halves as of the Frechet distance: the real figure is the ceiling.
+    pub precision_recall_half: BesideReal<PrecisionRecall>,
+    /// Mean distance of two pictures.
+    pub diversity: BesideReal<Mean>,
 }
 
 /// The same figure of both sets of pictures for the same captions.
@@ -56,15 +72,22 @@ pub struct BesideReal<T> {
     pub real: T,
 }
 
-/// Row i of everything belongs to caption i.
+/// Row i of everything belongs together.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
-    pub texts: &'a [String],
-    /// The judge's embeddings of captions, generated pictures and real pictures.
-    pub captions: &'a Features,
-    pub judged: BesideReal<&'a Features>,
-    /// The feature network's vectors for the Frechet distance.
+    /// What was asked for, and the judge's embeddings of the pictures; nothing where nobody asked or nobody judges.
+    pub judged: Option<(Asked<'a>, BesideReal<&'a Features>)>,
+    /// The feature network's vectors for distances.
     pub features: BesideReal<&'a Features>,
+}
+
+/// What the pictures were to show.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// A caption each, and the judge's embedding of each.
+    Captions { texts: &'a [String], embeddings: &'a Features },
+    /// A class each, or any; and the judge's embedding of each class's name.
+    Classes { asked: &'a [Option<usize>], names: &'a Features },
 }
 
 /// What is drawn at random, and how often.
@@ -84,25 +107,53 @@ impl Default for MeasureOptions {
 }
 
 impl Generation {
-    /// At least four captions, and at least `candidate_count` different ones.
+    /// At least four pictures, and at least `candidate_count` different captions where there are captions.
     pub fn measure(evidence: Evidence, options: MeasureOptions) -> Result<Self, MetricsError> {
-        let Evidence { texts, captions, judged, features } = evidence;
+        let Evidence { judged, features } = evidence;
         let MeasureOptions { candidate_count, resample_count, seed } = options;
         let bootstrap = Bootstrap { resample_count, seed };
-        let count = captions.count();
-        for features in [features.generated, features.real] {
-            if features.count() != count {
-                return Err(MetricsError::shape("evaluation", format!("{count} feature vectors, one for each caption"), features.count().to_string()));
-            }
+        let count = features.real.count();
+        if features.generated.count() != count {
+            return Err(MetricsError::shape("evaluation", format!("{count} feature vectors, as of real pictures"), features.generated.count().to_string()));
         }
         let (one, other) = halves(count, seed);
         let other_real = features.real.select(&other);
+        let neighbours = |count: usize| NEIGHBOUR_COUNT.min(count.saturating_sub(1));
+        let (mut r_precisions, mut clip_scores, mut class_accuracies) = (None, None, None);
+        match judged {
+            Some((Asked::Captions { texts, embeddings }, pictures)) => {
+                r_precisions = Some(pictures.measure(|pictures| r_precision(pictures, embeddings, texts, candidate_count, seed))?);
+                clip_scores = Some(pictures.measure(|pictures| clip_score(pictures, embeddings))?);
+            }
+            Some((Asked::Classes { asked, names }, pictures)) if asked.iter().any(Option::is_some) => {
+                class_accuracies = Some(pictures.measure(|pictures| class_accuracy(pictures, names, asked))?);
+            }
+            _ => {}
+        }
         Ok(Self {
-            r_precision: judged.measure(|pictures| r_precision(pictures, captions, texts, candidate_count, seed))?,
-            clip_score: judged.measure(|pictures| clip_score(pictures, captions))?,
+            r_precision: r_precisions,
+            clip_score: clip_scores,
+            class_accuracy: class_accuracies,
             frechet: frechet_distance_with_interval(features.generated, features.real, bootstrap)?,
             frechet_half: features.measure(|pictures| frechet_distance_with_interval(&pictures.select(&one), &other_real, bootstrap))?,
+            precision_recall: precision_recall(features.generated, features.real, neighbours(count))?,
+            precision_recall_half: features.measure(|pictures| precision_recall(&pictures.select(&one), &other_real, neighbours(other.len())))?,
+            diversity: features.measure(diversity)?,
         })
+    }
+
+    /// What a sweep compares: of the same counts, so that every difference is one of drawing.
+    pub fn figures(&self) -> Vec<Figure> {
+        let mut figures = Vec::new();
+        figures.extend(self.r_precision.map(|both| Figure::beside_real("r_precision", both.generated.precision, both.real.precision)));
+        figures.extend(self.clip_score.map(|both| Figure::beside_real("clip_score", both.generated.scaled, both.real.scaled)));
+        figures.extend(self.class_accuracy.map(|both| Figure::beside_real("class_accuracy", both.generated.accuracy, both.real.accuracy)));
+        let FrechetDistance { distance, interval: (low, high), .. } = self.frechet;
+        figures.push(Figure::new("frechet_distance", distance, (low, high)));
+        figures.push(Figure::of_mean("precision", self.precision_recall.precision));
+        figures.push(Figure::of_mean("recall", self.precision_recall.recall));
+        figures.push(Figure::beside_real("diversity", self.diversity.generated, self.diversity.real));
+        figures
     }
 }
 
@@ -115,26 +166,47 @@ impl BesideReal<&Features> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { bundle, judge, precision, splits } = self;
-        write!(f, "bundle: {bundle}\njudge:  {judge}\nprecision: {precision}")?;
+        write!(f, "bundle: {bundle}\njudge:  {}\nprecision: {precision}", judge.as_deref().unwrap_or("none"))?;
         splits.iter().try_for_each(|split| write!(f, "\n\n{split}"))
     }
 }
 
 impl fmt::Display for SplitReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Generation { r_precision, clip_score, frechet, frechet_half } = &self.generation;
+        let Generation { r_precision, clip_score, class_accuracy, frechet, frechet_half, precision_recall, precision_recall_half, diversity } =
+            &self.generation;
         let mut row = |name: &str, generated: &dyn fmt::Display, real: &dyn fmt::Display, chance: &str| {
             // Padding applies to strings, not to what an arbitrary value displays.
             let line = format!("{name:<28}{:<46}{:<46}{chance}", generated.to_string(), real.to_string());
             writeln!(f, "{}", line.trim_end())
         };
         row(&self.split, &"generated", &"real", "chance")?;
-        let name = format!("R-precision@1 of {}", r_precision.generated.candidate_count);
-        row(&name, &r_precision.generated.precision, &r_precision.real.precision, &format!("{:.4}", r_precision.generated.chance))?;
-        row("CLIP score 2.5 max(cos, 0)", &clip_score.generated.scaled, &clip_score.real.scaled, "")?;
-        row("cosine", &clip_score.generated.cosine, &clip_score.real.cosine, "")?;
+        if let Some(BesideReal { generated, real }) = r_precision {
+            let name = format!("R-precision@1 of {}", generated.candidate_count);
+            row(&name, &generated.precision, &real.precision, &format!("{:.4}", generated.chance))?;
+        }
+        if let Some(BesideReal { generated, real }) = clip_score {
+            row("CLIP score 2.5 max(cos, 0)", &generated.scaled, &real.scaled, "")?;
+            row("cosine", &generated.cosine, &real.cosine, "")?;
+        }
+        if let Some(BesideReal { generated, real }) = class_accuracy {
+            row("class accuracy", &generated.accuracy, &real.accuracy, &format!("{:.4}", generated.chance))?;
+        }
         row("Frechet distance", frechet, &"-", "")?;
         row("Frechet distance, halves", &frechet_half.generated, &frechet_half.real, "")?;
+        let PrecisionRecall { precision, recall, neighbour_count } = precision_recall;
+        row(&format!("precision, k = {neighbour_count}"), precision, &"-", "")?;
+        row(&format!("recall, k = {neighbour_count}"), recall, &"-", "")?;
+        let BesideReal { generated, real } = precision_recall_half;
+        row("precision, halves", &generated.precision, &real.precision, "")?;
+        row("recall, halves", &generated.recall, &real.recall, "")?;
+        row("mean distance of two", &diversity.generated, &diversity.real, "")?;
+        if let Some(Composition { attributes, whole }) = &self.composition {
+            for AttributeRate { name, right, chance } in attributes {
+                row(&format!("{name} as asked"), right, &"1", &format!("{chance:.4}"))?;
+            }
+            row("all of it as asked", whole, &"1", "")?;
+        }
         if let Some(Reconstruction { psnr, ssim, lpips }) = &self.reconstruction {
             let or_none = |mean: &Option<crate::Mean>| mean.map_or("-".to_string(), |mean| mean.to_string());
             row("PSNR of reconstruction, dB", &or_none(psnr), &"-", "")?;
@@ -168,7 +240,8 @@ mod tests {
         let (texts, [captions, real, generated]) = evidence(60);
         let judged = BesideReal { generated: &generated, real: &real };
         let options = MeasureOptions { candidate_count: 10, resample_count: 20, seed: 1 };
-        let generation = Generation::measure(Evidence { texts: &texts, captions: &captions, judged, features: judged }, options).unwrap();
+        let asked = Asked::Captions { texts: &texts, embeddings: &captions };
+        let generation = Generation::measure(Evidence { judged: Some((asked, judged)), features: judged }, options).unwrap();
         let conventions = Conventions {
             feature_network: "judge".into(),
             resize: "64 x 64".into(),
@@ -178,17 +251,21 @@ mod tests {
         let mut counts = crate::CodeCounts::new(16);
         counts.add(&[0, 1, 2, 3]).unwrap();
         let codebook = Some(counts.usage().unwrap());
-        let split = SplitReport { split: "pairs".into(), generation, conventions, reconstruction: None, codebook };
-        Report { bundle: "test".into(), judge: "judge".into(), precision: f32_precision(), splits: vec![split] }
+        let split = SplitReport { split: "pairs".into(), generation, composition: None, conventions, reconstruction: None, codebook };
+        Report { bundle: "test".into(), judge: Some("judge".into()), precision: f32_precision(), splits: vec![split] }
     }
 
     #[test]
     fn real_pictures_set_the_mark() {
-        let Generation { r_precision, clip_score, frechet_half, frechet } = report().splits[0].generation;
+        let generation = report().splits[0].generation;
+        let Generation { frechet_half, frechet, precision_recall_half, diversity, class_accuracy, .. } = generation;
+        let (r_precision, clip_score) = (generation.r_precision.unwrap(), generation.clip_score.unwrap());
         assert!(r_precision.real.precision.value > r_precision.generated.precision.value);
         assert!(r_precision.generated.precision.value > 2.0 * r_precision.generated.chance);
         assert!(clip_score.real.cosine.value > clip_score.generated.cosine.value);
         assert!(frechet_half.real.distance < frechet_half.generated.distance);
+        assert!(precision_recall_half.real.recall.value > precision_recall_half.generated.recall.value);
+        assert!(diversity.generated.value > 0.0 && class_accuracy.is_none());
         assert_eq!((frechet.picture_count, frechet_half.real.picture_count, frechet_half.generated.reference_count), (60, 30, 30));
     }
 
@@ -203,13 +280,29 @@ mod tests {
     }
 
     #[test]
+    fn classes_have_an_accuracy_and_no_captions() {
+        let (_, [names, real, generated]) = evidence(20);
+        let pictures = BesideReal { generated: &generated, real: &real };
+        let asked: Vec<Option<usize>> = (0..20).map(Some).collect();
+        let judged = Some((Asked::Classes { asked: &asked, names: &names }, pictures));
+        let generation = Generation::measure(Evidence { judged, features: pictures }, MeasureOptions::default()).unwrap();
+        let accuracy = generation.class_accuracy.unwrap();
+        assert!(accuracy.real.accuracy.value > accuracy.generated.accuracy.value && accuracy.real.chance == 0.05, "{accuracy:?}");
+        let names = |generation: &Generation| generation.figures().into_iter().map(|figure| figure.name).collect::<Vec<_>>();
+        assert_eq!(names(&generation), ["class_accuracy", "frechet_distance", "precision", "recall", "diversity"]);
+        let alone = Generation::measure(Evidence { judged: None, features: pictures }, MeasureOptions::default()).unwrap();
+        assert_eq!(names(&alone), ["frechet_distance", "precision", "recall", "diversity"]);
+    }
+
+    #[test]
     fn unequal_counts_are_errors() {
         let (texts, [captions, real, generated]) = evidence(20);
         let judged = BesideReal { generated: &generated, real: &real };
         let fewer = generated.select(&[0, 1, 2]);
-        let evidence = Evidence { texts: &texts, captions: &captions, judged, features: BesideReal { generated: &fewer, real: &real } };
+        let asked = Asked::Captions { texts: &texts, embeddings: &captions };
+        let evidence = Evidence { judged: Some((asked, judged)), features: BesideReal { generated: &fewer, real: &real } };
         let error = Generation::measure(evidence, MeasureOptions { candidate_count: 5, ..MeasureOptions::default() }).unwrap_err();
-        assert_eq!(error.to_string(), "evaluation: expected 20 feature vectors, one for each caption, found 3");
+        assert_eq!(error.to_string(), "evaluation: expected 20 feature vectors, as of real pictures, found 3");
         assert!(Generation::measure(Evidence { features: judged, ..evidence }, MeasureOptions::default()).is_err(), "20 captions, 100 candidates");
     }
 }

@@ -13,6 +13,7 @@ pub mod inception; //       what is in a picture, as numbers for the Frechet dis
 pub mod perceptual; //      how far two pictures are apart to the eye: LPIPS over VGG16
 pub mod text_encoder; //    text tokens -> states to draw from, frozen: T5, CLIP text, BERT
 
+pub mod cost; //     numbers and multiplications of a network, by its sizes
 mod config_error; // what is wrong with a config, by key
 pub use config_error::ConfigError;
 

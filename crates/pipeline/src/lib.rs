@@ -5,6 +5,7 @@ pub mod manifest; //       bundle.toml: what a bundle says about itself, typed
 pub mod parts; //          networks of several kinds behind the few things a pipeline asks of them
 mod agreement; //          the parts of a bundle must speak of the same pictures
 pub mod bundle; //         a folder with a manifest and weights, saved and loaded
+pub mod budget; //         what a picture costs, counted from the sizes of the parts
 pub mod text_to_image; //  prompt -> image tokens -> pictures, best first
 pub mod rerank; //         how well pictures fit a prompt
 pub mod reconstruct; //    pictures -> image tokens -> pictures

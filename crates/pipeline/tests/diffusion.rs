@@ -15,7 +15,7 @@ use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::{GeneratorModel, NetworkConfig};
 use smalti_pipeline::parts::{Generator, Weights};
 use smalti_pipeline::progress::{Progress, Stage};
-use smalti_pipeline::text_to_image::{self, DiffusionOptions, InitialPicture, MadePicture, Parts, Request, TextToImage};
+use smalti_pipeline::text_to_image::{self, DiffusionOptions, Estimate, InitialPicture, MadePicture, Parts, Request, TextToImage, Watch};
 use smalti_pipeline::{Bundle, BundleFolder, Part, PipelineError};
 use std::convert::Infallible;
 use std::fs;
@@ -408,5 +408,26 @@ fn a_config_reads_back_as_itself() {
         assert_eq!(BundleFolder::open(&folder.path().join("bundle")).unwrap().manifest(), &manifest);
         assert_eq!(model, bundle.generator.unwrap().model.config());
         assert!(matches!(model, GeneratorModel::Diffusion(_)) && model.guidance_scale() == 2.0);
+    }
+}
+
+/// A look at pictures on their way costs time, and changes nothing.
+#[test]
+fn looks_change_no_picture() {
+    for (bundle, prompt, side) in [(pixel_bundle(&CLASSES), "red", 8), (latent_bundle(), "a red heart", 16)] {
+        let (system, request) = (load(bundle), request(prompt, 3, 2));
+        let (mut seen, mut reports) = (Vec::new(), 0);
+        let mut look = |estimate: &Estimate| {
+            let pictures = estimate.pictures(4, 100).unwrap();
+            seen.push((pictures.len(), pictures[0].clone()));
+            let small = estimate.pictures(1, 5).unwrap();
+            assert_eq!((small.len(), small[0].width, small[0].height), (1, 5, 5));
+        };
+        let made = system.generate_watched(&request, &mut Watch { progress: &mut |_| reports += 1, estimate: &mut look }).unwrap();
+        assert_eq!(made.pictures, draw(&system, &request));
+        // Four steps of a batch of two, then of one; the last look is what was drawn.
+        assert_eq!(seen.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [2, 2, 2, 2, 1, 1, 1, 1]);
+        assert!(reports >= 8 && seen[0].1.width == side && seen[0].1 != seen[3].1);
+        assert_eq!(seen[7].1, made.pictures[2].picture, "{prompt}");
     }
 }

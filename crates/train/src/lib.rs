@@ -12,6 +12,7 @@ pub mod text_states; //     states of captions, made once by a frozen text encod
 pub mod order; //          epochs of examples that lie ready in memory
 pub mod recipes; //       one for each system: vqgan, clip, dalle_bart, diffusion
 pub mod job; //           a recipe file checked and ready to run
+pub mod budget; //        what the networks of a recipe cost
 mod error;
 pub mod objective; //     what the reconstructions of an image tokenizer are judged by
 pub mod gradients; //     accumulate, clip, all-reduce: what happens between backward and the optimiser

@@ -11,8 +11,9 @@ use crate::{bundle_path, compute};
 use anyhow::Context;
 use serde::Serialize;
 use smalti_nn::Precision;
-use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, TextToImage};
+use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, TextToImage, Watch};
 use smalti_pipeline::{BundleFolder, Part};
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 /// Make pictures of a prompt
@@ -42,7 +43,7 @@ pub struct Flags {
     /// Check everything but the weights and print what would be made; load and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Show the pictures in the terminal, on stderr
+    /// Show the pictures in the terminal, on stderr; in a terminal also small ones on their way, where the bundle has a diffusion network
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Auto, num_args = 0..=1, require_equals = true, default_missing_value = "always")]
     preview: When,
     #[command(flatten)]
@@ -98,8 +99,9 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     prepare_folder(&job.out)?;
     let made = job.compute.run(|| {
         let text_to_image = TextToImage::load(&bundle, &job.compute.device)?;
-        let mut reporter = Reporter::new();
-        text_to_image.generate(&job.request, &mut |progress| reporter.pipeline(progress))
+        let reporter = RefCell::new(Reporter::new().with_looks(job.preview));
+        let progress = &mut |progress| reporter.borrow_mut().pipeline(progress);
+        text_to_image.generate_watched(&job.request, &mut Watch { progress, estimate: &mut |estimate| reporter.borrow_mut().estimate(estimate) })
     })?;
     if let Some(truncation) = made.truncated {
         let (found, kept) = (truncation.token_count, truncation.kept_count);

@@ -6,6 +6,7 @@ mod evaluate;
 mod generate;
 mod import;
 mod inspect;
+mod nearest;
 mod reconstruct;
 mod rerank;
 mod sampling;
@@ -20,6 +21,7 @@ pub enum Command {
     Train(train::Flags),
     Reconstruct(reconstruct::Flags),
     Evaluate(evaluate::Flags),
+    Nearest(nearest::Flags),
     Rerank(rerank::Flags),
     Sheet(sheet::Flags),
     Import(import::Flags),
@@ -34,6 +36,7 @@ pub fn run(command: Command) -> anyhow::Result<()> {
         Command::Train(flags) => train::run(train::resolve(flags)?),
         Command::Reconstruct(flags) => reconstruct::run(reconstruct::resolve(flags)?),
         Command::Evaluate(flags) => evaluate::run(evaluate::resolve(flags)?),
+        Command::Nearest(flags) => nearest::run(nearest::resolve(flags)?),
         Command::Rerank(flags) => rerank::run(rerank::resolve(flags)?),
         Command::Sheet(flags) => sheet::run(sheet::resolve(flags)?),
         Command::Import(flags) => import::run(import::resolve(flags)?),

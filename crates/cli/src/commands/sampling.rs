@@ -2,6 +2,8 @@
 
 use crate::failure::WrongUse;
 use anyhow::Context;
+use clap::builder::Resettable;
+use clap::{Args, FromArgMatches};
 use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold};
 use smalti_pipeline::BundleFolder;
@@ -145,6 +147,32 @@ impl SamplingFlags {
         self.guidance.classifier.clone()
     }
 
+    /// The same flags with some set anew: the names and values of the command line, `true` and `false` for flags without a value.
+    pub(super) fn with(&self, chosen: &[(&str, &str)]) -> anyhow::Result<Self> {
+        // Values are set one beside the other, so what one flag demands of another is left to `request`; and nothing unsaid is set back to its default.
+        let command = Self::augment_args_for_update(clap::Command::new("sweep").no_binary_name(true)).mut_args(|arg| {
+            let arg = if arg.get_action().takes_values() { arg } else { arg.action(clap::ArgAction::Set).num_args(1) };
+            arg.default_value(None::<&'static str>).requires(Resettable::<clap::Id>::Reset)
+        });
+        // Another classifier is another bundle, which a sweep does not load.
+        let names = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_string)).filter(|name| name != "classifier");
+        let names: Vec<String> = names.collect();
+        for (name, _) in chosen {
+            if !names.iter().any(|known| known == name) {
+                return Err(WrongUse(format!("--sweep: expected candidates, {}; found {name}", names.join(", "))).into());
+            }
+        }
+        let wrong = |error: clap::Error| {
+            let message = error.to_string();
+            let line = message.lines().next().unwrap_or_default();
+            WrongUse(format!("--sweep: {}", line.strip_prefix("error: ").unwrap_or(line)))
+        };
+        let mut flags = self.clone();
+        let matches = command.try_get_matches_from(chosen.iter().map(|(name, value)| format!("--{name}={value}"))).map_err(wrong)?;
+        flags.update_from_arg_matches(&matches).map_err(wrong)?;
+        Ok(flags)
+    }
+
     /// One picture of a prompt, drawn as the flags say.
     pub(super) fn request(self, prompt: impl Into<String>) -> anyhow::Result<Request> {
         let Self { guidance_scale, batch_size, image_tokens, diffusion, guidance } = self;
@@ -210,6 +238,30 @@ pub(super) fn open(bundle: &Path, classifier: Option<&Path>) -> anyhow::Result<B
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn flags(arguments: &[&str]) -> SamplingFlags {
+        let command = SamplingFlags::augment_args(clap::Command::new("test").no_binary_name(true));
+        SamplingFlags::from_arg_matches(&command.try_get_matches_from(arguments).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn flags_are_set_anew_and_the_others_kept() {
+        let before = flags(&["--steps", "20", "--sampler", "ddim", "--greedy", "--temperature", "0.5"]);
+        let request = before.with(&[("guidance-scale", "-2"), ("eta", "0.5")]).unwrap().request("x").unwrap();
+        assert_eq!((request.guidance_scale, request.diffusion.steps, request.diffusion.sampler), (Some(-2.0), Some(20), Some(Sampler::Ddim { eta: 0.5 })));
+        assert_eq!((request.options.greedy, request.options.temperature), (true, 0.5));
+        assert_eq!(before.with(&[]).unwrap().request("x").unwrap(), before.clone().request("x").unwrap());
+        assert!(!before.with(&[("greedy", "false")]).unwrap().request("x").unwrap().options.greedy);
+        assert_eq!(before.with(&[("top-k", "7")]).unwrap().request("x").unwrap().options.top_k, Some(7));
+    }
+
+    #[test]
+    fn wrong_names_and_values_are_named() {
+        let message = |chosen: (&str, &str)| flags(&[]).with(&[chosen]).and_then(|flags| flags.request("x")).unwrap_err().to_string();
+        assert!(message(("best", "1")).starts_with("--sweep: expected candidates, guidance-scale, batch-size, temperature,"), "{}", message(("best", "1")));
+        assert!(message(("steps", "many")).starts_with("--sweep: invalid value 'many' for '--steps <N>'"), "{}", message(("steps", "many")));
+        assert!(message(("eta", "1")).contains("--eta: expected --sampler ddim"));
+    }
 
     #[test]
     fn intervals_are_two_numbers_in_order() {

@@ -292,7 +292,10 @@ fn bundles_without_a_codebook_and_without_an_image_tokenizer_are_measured() {
     for (bundle, reconstructs) in [("pixels", false), ("free", false), ("latents", true)] {
         let report = workplace.json(&["evaluate", "--bundle", bundle, "--data", "data", "--json", "--steps", "2"]);
         let split = &report["splits"][0];
-        assert!(split["generation"]["frechet"].is_object() && split["codebook"].is_null(), "{bundle}: {report}");
+        let generation = &split["generation"];
+        assert!(generation["frechet"].is_object() && generation["precision_recall"].is_object() && split["codebook"].is_null(), "{bundle}: {report}");
+        let has = ["r_precision", "class_accuracy"].map(|figure| generation[figure].is_object());
+        assert_eq!(has, [bundle == "latents", bundle == "pixels"], "{bundle}: {report}");
         assert_eq!(split["reconstruction"].is_object(), reconstructs, "{bundle}: {report}");
     }
     // A caption that holds the name of a class is led to it, by whichever generator.
@@ -305,6 +308,20 @@ fn bundles_without_a_codebook_and_without_an_image_tokenizer_are_measured() {
     }
     let finished = workplace.run(&["evaluate", "--bundle", "free", "--data", "data", "--classifier-scale", "2"]);
     assert!(finished.status == 2 && finished.stderr.contains("classifier_scale: expected a bundle with a `classifier` part"), "{finished:?}");
+    // Without captions, with another bundle's judge.
+    for index in 0..5_u8 {
+        workplace.write(&format!("bare/{index}.png"), busy_picture(8 + usize::from(index)).to_png(&[]).unwrap());
+    }
+    pixel_bundle(&[]).save(&workplace.path("alone"), Storage::F32).unwrap();
+    let alone = ["evaluate", "--bundle", "alone", "--data", "bare", "--steps", "2"];
+    let finished = workplace.run(&alone);
+    assert!(finished.status == 1 && finished.stderr.contains("alone: expected a `judge`") && finished.stderr.contains("--judge DIR"), "{finished:?}");
+    let text = workplace.succeed(&[&alone[..], &["--judge", "tiny"]].concat());
+    assert!(text.contains("judge:  judge of tiny-") && text.contains("recall, halves") && !text.contains("CLIP score"), "{text}");
+    let swept =
+        workplace.json(&[&alone[..], &["--judge", "tiny", "--sweep", "sampler=ddim,heun", "--sweep", "steps=1,2", "--out", "swept", "--json"]].concat());
+    assert_eq!(swept["rows"].as_array().unwrap().len(), 4, "{swept}");
+
     let finished = workplace.run(&["evaluate", "--bundle", "free", "--data", "data", "--candidates", "2"]);
     assert!(finished.status == 2 && finished.stderr.contains("keep: expected"), "{finished:?}");
     workplace.write("red.png", busy_picture(16).to_png(&[]).unwrap());

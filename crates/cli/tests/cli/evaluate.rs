@@ -43,6 +43,54 @@ fn a_plain_folder_is_one_split() {
 }
 
 #[test]
+fn a_sweep_is_a_row_for_each_way_and_never_draws_one_twice() {
+    let workplace = Workplace::with_bundle();
+    write_pictures(&workplace, "mine", 6);
+    let sweep = |more: &[&str]| workplace.run(&[&["evaluate", "--bundle", "tiny", "--data", "mine", "--count", "5", "--out", "swept"], more].concat());
+    let first = sweep(&["--sweep", "temperature=0.5,2", "--sweep", "top-k=3,default", "--json"]);
+    assert_eq!(first.status, 0, "{first:?}");
+    let json: serde_json::Value = serde_json::from_str(&first.stdout).unwrap();
+    let names: Vec<&str> = json["rows"][0]["figures"].as_array().unwrap().iter().map(|figure| figure["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["r_precision", "clip_score", "frechet_distance", "precision", "recall", "diversity", "seconds_per_picture"]);
+    let text = |name: &str| std::fs::read_to_string(workplace.path(&format!("swept/{name}"))).unwrap();
+    let csv = text("sweep.csv");
+    let starts: Vec<String> = csv.lines().map(|line| line.split(',').take(4).collect::<Vec<_>>().join(",")).collect();
+    assert_eq!(starts, ["split,temperature,top-k,pictures", "mine,0.5,3,5", "mine,0.5,default,5", "mine,2,3,5", "mine,2,default,5"]);
+    assert!(text("sweep.svg").contains("top-k default") && text("sweep.svg").matches("class=\"panel\"").count() == 7);
+    assert_eq!(workplace.files("swept/sheets").len(), 4);
+    let sheet = Picture::open(&workplace.path("swept/sheet.png"), &Default::default()).unwrap();
+    assert_eq!((sheet.width, sheet.height), (5 * 18 + 2, 4 * 20));
+
+    // Wider, and as if it had been stopped before the last row: what is there is not drawn again, and stays as it was.
+    let mut kept: serde_json::Value = serde_json::from_str(&text("sweep.json")).unwrap();
+    kept["rows"].as_array_mut().unwrap().pop();
+    workplace.write("swept/sweep.json", kept.to_string());
+    let second = sweep(&["--sweep", "temperature=0.5,1,2", "--sweep", "top-k=3,default"]);
+    assert_eq!((second.status, second.stderr.matches("mine: drawing with").count()), (0, 3), "{second:?}");
+    assert!(second.stderr.contains("mine: drawing with temperature 2, top-k default: 5 in "), "{second:?}");
+    let again = text("sweep.csv");
+    assert_eq!((again.lines().count(), again.lines().nth(1)), (7, csv.lines().nth(1)));
+    // Drawn again, the last row has the figures it had; only its seconds differ.
+    let figures = |csv: &str| csv.lines().last().unwrap().split(',').take(28).map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(figures(&again), figures(&csv));
+
+    for (more, status, expected) in [
+        (&["--sweep", "temperature=1", "--seed", "4"][..], 1, "swept/sweep.json: --seed: expected 4, found 0; hint: "),
+        (&["--sweep", "steps=1,2"], 2, "steps: expected nothing: this bundle draws image tokens"),
+        (&["--sweep", "temperature=cold"], 2, "--sweep: invalid value 'cold' for '--temperature <T>'"),
+        (&["--sweep", "warmth=1"], 2, "--sweep: expected candidates, guidance-scale,"),
+        (&["--sweep", "temperature=1", "--sweep", "temperature=2"], 2, "--sweep: expected every flag once, found temperature twice"),
+        (&["--sweep", "candidates=some"], 2, "--sweep candidates: expected whole numbers, found some"),
+    ] {
+        let finished = sweep(more);
+        assert!(finished.status == status && finished.stderr.contains(expected), "{more:?}: {finished:?}");
+    }
+    assert_eq!(text("sweep.csv"), again, "what fails changes nothing");
+    let homeless = workplace.run(&["evaluate", "--bundle", "tiny", "--data", "mine", "--sweep", "temperature=1"]);
+    assert!(homeless.status == 2 && homeless.stderr.contains("--out <DIR>"), "{homeless:?}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_an_error() {
     let workplace = Workplace::with_bundle();
     write_pictures(&workplace, "mine", 5);

@@ -17,7 +17,8 @@ pub fn check_snapshot(name: &str, text: &str) {
 #[test]
 fn help_is_as_reviewed() {
     let workplace = Workplace::new();
-    for verb in ["", "generate", "train", "reconstruct", "evaluate", "rerank", "sheet", "import", "inspect", "data", "data build", "bench"] {
+    let verbs = ["", "generate", "train", "reconstruct", "evaluate", "nearest", "rerank", "sheet", "import", "inspect", "data", "data build", "bench"];
+    for verb in verbs {
         let mut arguments: Vec<&str> = verb.split_whitespace().collect();
         arguments.push("--help");
         let help = workplace.succeed(&arguments);

@@ -11,6 +11,7 @@ mod help; //        --help of every verb
 mod import; //      others' checkpoints to bundles and weights
 mod import_pipelines; // whole folders of diffusers to bundles that draw
 mod inspect; //     bundles, weights, recipes, pictures
+mod nearest; //     drawn pictures beside training pictures
 mod pictures; //    reconstruct, rerank and sheet
 mod program; //     how the program is run here
 #[path = "../../../pipeline/tests/tiny_bundle/mod.rs"]

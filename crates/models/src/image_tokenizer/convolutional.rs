@@ -7,6 +7,7 @@
 //! except after the last level -> middle (block, attention, block) -> group normalisation, SiLU, conv 3x3 -> [batch, height / f, width / f, latent_channels],
 //! f = 2^(levels - 1). The decoder is the mirror picture, with one block more on each level and nearest-neighbour upsampling.
 
+mod cost;
 pub mod import;
 
 use crate::ConfigError;

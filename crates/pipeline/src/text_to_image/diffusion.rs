@@ -2,6 +2,7 @@
 //! them at the end (latent diffusion).
 
 use super::conditions::{Meaning, Rows, wanted_class};
+use super::estimate::{Estimate, Watch};
 use super::guided::{Guided, Pull};
 use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
 use super::{Truncation, absent};
@@ -87,7 +88,7 @@ impl DiffusionSystem {
         self.stages.last().map_or(0, |stage| stage.config.image_size)
     }
 
-    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<(Vec<Drawn>, Option<Truncation>), PipelineError> {
+    pub fn draw(&self, request: &Request, watch: &mut Watch) -> Result<(Vec<Drawn>, Option<Truncation>), PipelineError> {
         let configs: Vec<&DiffusionConfig> = self.stages.iter().map(|stage| &stage.config).collect();
         let plans = plans(&configs, self.canvas(configs[0]), self.classifier.as_ref().map(|part| &part.config), request)?;
         let (rows, truncated) = Rows::new(configs[0], self.text_encoder.as_ref(), request)?;
@@ -99,13 +100,15 @@ impl DiffusionSystem {
             let rngs = numbers.clone().map(|index| picture_rng(request.seed, index as u64)).collect();
             let mut batch = Batch { request, rows: &rows, pull, start, rngs };
             let mut step = 0;
-            let mut report = || {
+            let mut observe = |estimate: &Estimate| {
                 step += 1;
-                progress(Progress { stage: Stage::Steps, done: numbers.start * step_count + numbers.len() * step, total: request.count * step_count });
+                let done = numbers.start * step_count + numbers.len() * step;
+                (watch.progress)(Progress { stage: Stage::Steps, done, total: request.count * step_count });
+                (watch.estimate)(estimate);
             };
             let mut drawn: Vec<Drawn> = Vec::new();
             for (stage, plan) in self.stages.iter().zip(&plans) {
-                drawn = self.draw_stage(stage, plan, &mut batch, drawn, &mut report)?;
+                drawn = self.draw_stage(stage, plan, &mut batch, drawn, &mut observe)?;
             }
             made.extend(drawn);
         }
@@ -120,7 +123,14 @@ impl DiffusionSystem {
     }
 
     /// One stage of one batch: a canvas of noise, walked to pictures.
-    fn draw_stage(&self, stage: &Diffusion, plan: &Plan, batch: &mut Batch, below: Vec<Drawn>, report: &mut dyn FnMut()) -> Result<Vec<Drawn>, PipelineError> {
+    fn draw_stage(
+        &self,
+        stage: &Diffusion,
+        plan: &Plan,
+        batch: &mut Batch,
+        below: Vec<Drawn>,
+        observe: &mut dyn FnMut(&Estimate),
+    ) -> Result<Vec<Drawn>, PipelineError> {
         let count = batch.rngs.len();
         let shape = self.canvas(&stage.config);
         let value_count: usize = shape.iter().product();
@@ -143,7 +153,7 @@ impl DiffusionSystem {
         let mut film: Vec<Vec<f32>> = Vec::new();
         let shown = shown_steps(plan.steps_walked(), batch.request.diffusion.film_strip);
         let observe = |step: smalti_generation::diffusion::Step| {
-            report();
+            observe(&Estimate { system: self, config: &stage.config, clean: step.clean, count });
             if shown.contains(&step.index) {
                 film.push(step.clean.to_vec());
             }
@@ -160,7 +170,7 @@ impl DiffusionSystem {
     }
 
     /// Height, width and channels of what a stage draws on.
-    fn canvas(&self, config: &DiffusionConfig) -> [usize; 3] {
+    pub(super) fn canvas(&self, config: &DiffusionConfig) -> [usize; 3] {
         config.canvas_shape(self.image_tokenizer.as_ref().map_or(1, |image_tokenizer| image_tokenizer.model.downsampling_factor()))
     }
 
@@ -205,26 +215,35 @@ impl DiffusionSystem {
     }
 
     /// What a canvas shows.
-    fn pictures(&self, config: &DiffusionConfig, values: &[f32]) -> Result<Vec<Picture>, PipelineError> {
-        let [height, width, channels] = self.canvas(config);
-        let size = config.image_size;
+    pub(super) fn pictures(&self, config: &DiffusionConfig, values: &[f32]) -> Result<Vec<Picture>, PipelineError> {
+        match config.canvas {
+            Canvas::Latents => self.decode(values, self.canvas(config)),
+            Canvas::Pixels => pictures_of(values, [config.image_size; 2]),
+        }
+    }
+
+    /// What latents show, of any height and width.
+    pub(super) fn decode(&self, values: &[f32], [height, width, channels]: [usize; 3]) -> Result<Vec<Picture>, PipelineError> {
+        let image_tokenizer = self.image_tokenizer.as_ref().ok_or_else(|| absent(Part::ImageTokenizer, "one that makes pictures of latents"))?;
         let mut pictures = Vec::new();
         for values in values.chunks(DECODE_BATCH_SIZE * height * width * channels) {
-            let pixels: Vec<f32> = match (&self.image_tokenizer, config.canvas) {
-                (Some(image_tokenizer), Canvas::Latents) => {
-                    let shape = [values.len() / (height * width * channels), height, width, channels];
-                    let latents = Tensor::<4>::from_data(TensorData::new(values.to_vec(), shape), &image_tokenizer.device());
-                    image_tokenizer.model.decode(latents / latent_scale(image_tokenizer)?).into_data().iter::<f32>().collect()
-                }
-                _ => values.to_vec(),
-            };
-            for pixels in pixels.chunks_exact(size * size * 3) {
-                pixels.iter().try_for_each(|&value| finite("picture", value).map(drop))?;
-                pictures.push(Picture::from_f32(size, size, pixels)?);
-            }
+            let shape = [values.len() / (height * width * channels), height, width, channels];
+            let latents = Tensor::<4>::from_data(TensorData::new(values.to_vec(), shape), &image_tokenizer.device());
+            let pixels = image_tokenizer.model.decode(latents / latent_scale(image_tokenizer)?);
+            let [_, height, width, _] = pixels.dims();
+            pictures.extend(pictures_of(&pixels.into_data().iter::<f32>().collect::<Vec<f32>>(), [height, width])?);
         }
         Ok(pictures)
     }
+}
+
+/// [count, height, width, 3] in [-1, 1].
+fn pictures_of(pixels: &[f32], [height, width]: [usize; 2]) -> Result<Vec<Picture>, PipelineError> {
+    let picture = |pixels: &[f32]| {
+        pixels.iter().try_for_each(|&value| finite("picture", value).map(drop))?;
+        Ok(Picture::from_f32(width, height, pixels)?)
+    };
+    pixels.chunks_exact(height * width * 3).map(picture).collect()
 }
 
 /// How a smaller picture becomes as large as the next stage's canvas, in training and in sampling alike.

@@ -9,9 +9,11 @@ mod autoregressive; // text tokens -> image tokens, one after the other -> pixel
 mod conditions; //     a prompt as what a diffusion network is told
 mod guided; //         what a diffusion network says, guided by what it is told and by a classifier
 mod diffusion; //      noise -> latents or pixels, step by step; one stage after the other in a cascade
+mod estimate; //       a look at a picture on its way
 
 pub use conditions::text_states;
 pub use diffusion::{ENLARGING, augmentation_level};
+pub use estimate::{Estimate, Watch};
 pub use request::{ClassifierGuidance, DiffusionOptions, InitialPicture, Request, SamplingOptions};
 
 use crate::agreement::nothing_to_guide;
@@ -203,18 +205,23 @@ impl TextToImage {
 
     /// Makes the pictures of a request. `progress` is called after each step of each batch, and while decoding and ranking.
     pub fn generate(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
+        self.generate_watched(request, &mut Watch { progress, estimate: &mut |_| {} })
+    }
+
+    /// The same pictures, with a look at them on their way.
+    pub fn generate_watched(&self, request: &Request, watch: &mut Watch) -> Result<Made, PipelineError> {
         request.validate()?;
         check_keep(request, self.ranks())?;
         let mut truncated = None;
         let mut made: Vec<MadePicture> = match &self.system {
             System::Autoregressive(system) => {
-                let autoregressive::Drawn { pictures, image_tokens, truncated: cut } = system.draw(request, progress)?;
+                let autoregressive::Drawn { pictures, image_tokens, truncated: cut } = system.draw(request, watch.progress)?;
                 truncated = cut;
                 let numbered = pictures.into_iter().zip(image_tokens).enumerate();
                 numbered.map(|(index, (picture, image_tokens))| MadePicture { picture, index, score: None, image_tokens, film_strip: Vec::new() }).collect()
             }
             System::Diffusion(system) => {
-                let (pictures, cut) = system.draw(request, progress)?;
+                let (pictures, cut) = system.draw(request, watch)?;
                 truncated = truncated.or(cut);
                 let numbered = pictures.into_iter().enumerate();
                 numbered
@@ -225,7 +232,7 @@ impl TextToImage {
         // Without a prompt there is nothing to rank by.
         if let Some(contrastive) = self.contrastive.as_ref().filter(|_| !request.prompt.trim().is_empty()) {
             let pictures: Vec<Picture> = made.iter().map(|made| made.picture.clone()).collect();
-            let scores = rerank::scores(contrastive, &request.prompt, &pictures, progress)?;
+            let scores = rerank::scores(contrastive, &request.prompt, &pictures, watch.progress)?;
             made.iter_mut().zip(&scores).for_each(|(made, score)| made.score = Some(*score));
             if let Some(keep) = request.keep {
                 made = rerank::order(&scores).into_iter().take(keep).map(|index| made[index].clone()).collect();

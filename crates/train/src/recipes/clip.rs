@@ -58,7 +58,7 @@ pub struct ModelSettings {
 }
 
 impl ModelSettings {
-    fn config(&self, image_size: usize, vocabulary_size: usize) -> clip::Config {
+    pub(crate) fn config(&self, image_size: usize, vocabulary_size: usize) -> clip::Config {
         let Self { embedding_channels, patch_size, pixel_mean, pixel_standard_deviation, context_length, image, text } = self.clone();
         clip::Config {
             embedding_channels,

@@ -65,7 +65,7 @@ pub struct ModelSettings {
 }
 
 impl ModelSettings {
-    fn config(&self, text_vocabulary: usize, image_vocabulary: usize, image_token_count: usize) -> dalle_bart::Config {
+    pub(crate) fn config(&self, text_vocabulary: usize, image_vocabulary: usize, image_token_count: usize) -> dalle_bart::Config {
         let Self { text_token_count, channels, norms, feed_forward, linear_bias, encoder, decoder } = self.clone();
         dalle_bart::Config {
             text_vocabulary,

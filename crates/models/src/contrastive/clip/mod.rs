@@ -11,6 +11,7 @@
 //! - Verified: embeddings, logits, loss and gradients against `transformers.CLIPModel` (`goldens/make.py`), finite differences, `tests.rs`.
 
 pub mod config;
+mod cost;
 pub mod import;
 pub mod loss;
 #[cfg(test)]

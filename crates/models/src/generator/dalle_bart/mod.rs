@@ -30,6 +30,7 @@ mod block;
 mod cache;
 mod candidates;
 mod config;
+mod cost;
 pub mod import;
 pub mod loss;
 #[cfg(test)]

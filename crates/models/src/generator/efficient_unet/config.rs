@@ -1,4 +1,4 @@
-//! Sizes of Efficient U-Nets, those of Imagen's cascade, and how many parameters a size has.
+//! Sizes of Efficient U-Nets, and those of Imagen's cascade.
 
 use crate::ConfigError;
 use crate::generator::unet::config::MOST_CHANNELS;
@@ -141,50 +141,6 @@ impl Config {
             time: time_embedding::Config::latent_diffusion(128),
             ..Self::imagen_64()
         }
-    }
-
-    /// Parameters of the network, without making it.
-    pub fn parameter_count(&self) -> u64 {
-        let convolution = |input: usize, output: usize| (9 * input * output + output) as u64;
-        let linear = |input: usize, output: usize| (input * output + output) as u64;
-        let norm = |channels: usize| 2 * channels as u64;
-        let time = self.time.channels;
-        let time_embedding = linear(self.time.sinusoid_channels, time) + linear(time, time);
-        let block = |input: usize, output: usize| {
-            let shortcut = if input == output { 0 } else { linear(input, output) };
-            norm(input) + convolution(input, output) + linear(time, 2 * output) + norm(output) + convolution(output, output) + shortcut
-        };
-        let attention = |level: &Level| {
-            let channels = level.channels;
-            let own = if level.self_attention { 2 * linear(channels, channels) } else { 0 };
-            let text = self.text_channels.filter(|_| level.text_attention).map_or(0, |text| norm(text) + 2 * linear(text, channels));
-            let null = 2 * channels as u64;
-            if level.attends() { norm(channels) + 2 * linear(channels, channels) + null + own + text } else { 0 }
-        };
-        let pictures = if self.low_resolution { 2 } else { 1 };
-        let text = self.text_channels.map_or(0, |text| linear(text, 1) + norm(text) + linear(text, time) + linear(time, time));
-        let mut count = convolution(pictures * self.picture_channels, self.base_channels) + time_embedding * pictures as u64 + text;
-        let mut channels = self.base_channels;
-        for level in &self.levels {
-            let (blocks, attentions) = (level.residual_block_count as u64, self.places(level) as u64);
-            // Down: the strided convolution or else the first block brings the channels.
-            count +=
-                if level.downsample { convolution(channels, level.channels) + block(level.channels, level.channels) } else { block(channels, level.channels) };
-            count += (blocks - 1) * block(level.channels, level.channels) + attentions * attention(level);
-            // Up: what is skipped stands beside the input of as many blocks as left something; the convolution gives the channels back, if there is one.
-            let skips = match self.per {
-                Per::Block => blocks,
-                Per::Level => 1,
-            };
-            count +=
-                skips * block(2 * level.channels, level.channels) + (blocks - skips) * block(level.channels, level.channels) + attentions * attention(level);
-            count += convolution(level.channels, channels);
-            channels = level.channels;
-        }
-        if let Some(level) = self.levels.last().filter(|_| self.middle) {
-            count += 2 * block(level.channels, level.channels) + attention(level);
-        }
-        count + norm(self.base_channels) + convolution(self.base_channels, self.picture_channels)
     }
 
     /// How many attentions a level has on one way.

@@ -25,6 +25,7 @@
 //! 1e-4. No weights are published. The loss is [`super::unet::loss::weighted_squared_error`].
 
 mod config;
+mod cost;
 #[cfg(test)]
 mod tests;
 mod text;

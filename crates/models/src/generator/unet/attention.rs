@@ -13,7 +13,7 @@ const TRANSFORMER_GROUP_NORM_EPSILON: f32 = 1e-6;
 const LAYER_NORM_EPSILON: f32 = 1e-5;
 
 /// A feed-forward has this many times the channels inside.
-const FEED_FORWARD_MULTIPLIER: usize = 4;
+pub(super) const FEED_FORWARD_MULTIPLIER: usize = 4;
 
 /// Attention over several heads of any width (Vaswani et al. 2017, section 3.2.2).
 #[derive(Module, Debug)]

@@ -19,6 +19,7 @@
 
 mod attention;
 pub(crate) mod config;
+mod cost;
 pub mod import;
 pub(crate) mod level;
 pub mod loss;

@@ -18,6 +18,7 @@
 //! names of latent-diffusion's checkpoints, in a first-stage file and in a whole Stable Diffusion file, against the same network renamed.
 
 mod config;
+mod cost;
 pub mod import;
 pub mod loss;
 #[cfg(test)]

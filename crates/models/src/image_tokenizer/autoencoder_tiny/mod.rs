@@ -16,6 +16,7 @@
 //! (`assets/taef2`) it reconstructs a pictogram as an independent NumPy forward pass did, 31.6 dB from the original.
 
 mod config;
+mod cost;
 pub mod import;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@
 //! gradients agree to 1e-4.
 
 mod config;
+mod cost;
 pub mod import;
 pub mod loss;
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! Verified against `transformers.BertModel` with small random weights (`goldens/make.py`), and by hand with the published MiniLM.
 
 mod config;
+mod cost;
 pub mod import;
 #[cfg(test)]
 mod tests;

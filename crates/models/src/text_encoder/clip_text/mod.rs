@@ -14,6 +14,7 @@
 //! Verified against `transformers.CLIPTextModel` and `CLIPTextModelWithProjection` with small random weights (`goldens/make.py`).
 
 mod config;
+mod cost;
 pub mod import;
 #[cfg(test)]
 mod tests;

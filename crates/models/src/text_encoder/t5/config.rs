@@ -49,25 +49,6 @@ impl Config {
         positive("norm_epsilon", self.norm_epsilon)
     }
 
-    /// How many numbers the network holds.
-    pub fn parameter_count(&self) -> u64 {
-        let [channels, layers, inner, wide, buckets, heads, vocabulary] = [
-            self.channels,
-            self.layer_count,
-            self.head_count * self.head_channels,
-            self.feed_forward_channels,
-            self.bucket_count,
-            self.head_count,
-            self.vocabulary_size,
-        ]
-        .map(|size| size as u64);
-        let feed_forward = match self.feed_forward {
-            FeedForward::Relu => 2,
-            FeedForward::GatedGelu => 3,
-        };
-        vocabulary * channels + buckets * heads + layers * (4 * channels * inner + feed_forward * channels * wide + 2 * channels) + channels
-    }
-
     /// Version 1.0, 60 million parameters with its decoder (`t5-small`).
     pub fn small() -> Self {
         published(FeedForward::Relu, 512, 6, 8, 2048)

@@ -17,6 +17,7 @@
 
 mod block;
 mod config;
+mod cost;
 pub mod import;
 mod relative_position;
 #[cfg(test)]

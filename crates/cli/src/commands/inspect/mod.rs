@@ -1,13 +1,17 @@
-//! `smalti inspect PATH`: what a bundle, run, weights file, checkpoint, recipe or picture is made of.
+//! `smalti inspect PATH`: what a bundle, run, weights file, checkpoint, recipe or picture is made of, and what drawing with it costs.
+
+mod costs; // parameters, multiplications, memory and seconds
 
 use super::settings::{sampler_text, threshold_text};
 use crate::output::{grouped, print, print_json, size};
 use anyhow::{Context, bail};
+use costs::{Costs, Name, PublishedCosts};
 use serde::Serialize;
 use smalti_data::data_recipe::DataRecipe;
 use smalti_data::picture::read_png_text;
 use smalti_generation::diffusion::Parameterization;
 use smalti_nn::weights::{TensorEntry, foreign, safetensors};
+use smalti_pipeline::budget::Budget;
 use smalti_pipeline::manifest::{Canvas, ClassifierConfig, ClassifierModel, DiffusionConfig, GeneratorModel, NetworkConfig};
 use smalti_pipeline::{BundleFolder, Manifest, Part, Provenance, manifest};
 use smalti_train::{Job as TrainJob, RecipeFile};
@@ -16,10 +20,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Show what a bundle, run, weights file, checkpoint, recipe or picture is made of
+///
+/// For bundles and recipes also what a picture costs: parameters and products of weights with features, counted from the sizes of the networks, the memory
+/// they need at least, and, estimated from a short measurement on this machine, seconds.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Flags {
     /// A bundle, the folder of a run, a .safetensors, .ckpt, .pt, .pth or .bin file, a recipe, or a PNG
-    path: PathBuf,
+    #[arg(required_unless_present = "published")]
+    path: Option<PathBuf>,
+    /// What a published system would cost, beside the parameters that its paper gives
+    #[arg(long, value_name = "NAME", value_enum, conflicts_with = "path")]
+    published: Option<Name>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -39,10 +50,14 @@ enum Kind {
     Recipe,
     Picture,
     Weights,
+    Published(Name),
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
-    let path = flags.path;
+    let path = flags.path.unwrap_or_default();
+    if let Some(name) = flags.published {
+        return Ok(Job { path, kind: Kind::Published(name), json: flags.json });
+    }
     let start = || path.display().to_string();
     let information = fs::metadata(&path).with_context(start)?;
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
@@ -55,7 +70,7 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     } else {
         match extension.as_str() {
             "toml" if path.ends_with(manifest::FILE_NAME) => {
-                return resolve(Flags { path: path.parent().map_or_else(PathBuf::new, as_folder), json: flags.json });
+                return resolve(Flags { path: Some(path.parent().map_or_else(PathBuf::new, as_folder)), ..flags });
             }
             "toml" => Kind::Recipe,
             "png" => Kind::Picture,
@@ -77,6 +92,7 @@ pub fn run(job: Job) -> anyhow::Result<()> {
         Kind::Recipe => show(job.json, &recipe(path)?),
         Kind::Picture => show(job.json, &picture(path)?),
         Kind::Weights => show(job.json, &weights(path)?),
+        Kind::Published(name) => show(job.json, &PublishedCosts::of(name)),
     }
 }
 
@@ -94,6 +110,7 @@ struct BundleDescription {
     id: String,
     parts: Vec<PartDescription>,
     size: u64,
+    costs: Costs,
 }
 
 #[derive(Serialize)]
@@ -140,7 +157,8 @@ fn bundle(path: &Path) -> anyhow::Result<BundleDescription> {
             provenance: provenance.clone(),
         });
     }
-    Ok(BundleDescription { bundle: manifest.name.clone(), id: manifest.id(), parts, size: folder_size(path)? })
+    let costs = Costs::of(Budget::of_bundle(manifest));
+    Ok(BundleDescription { bundle: manifest.name.clone(), id: manifest.id(), parts, size: folder_size(path)?, costs })
 }
 
 fn diffusion(manifest: &Manifest, part: Part) -> Option<&DiffusionConfig> {
@@ -234,6 +252,7 @@ impl Described for BundleDescription {
             lines.extend(provenance.steps.map(|steps| format!("  {} steps{seconds}", grouped(steps))));
             lines.extend(provenance.results.iter().map(|(name, value)| format!("  {name}: {value:.4}")));
         }
+        lines.extend(self.costs.lines());
         lines.join("\n")
     }
 }
@@ -285,23 +304,41 @@ struct RecipeDescription {
     system: String,
     /// The recipe as it is understood.
     resolved: String,
+    /// One pass for one picture by the networks that the recipe trains; of data recipes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs: Option<Costs>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    costs_unknown: Option<String>,
 }
 
 fn recipe(path: &Path) -> anyhow::Result<RecipeDescription> {
     let file = RecipeFile::read(path, &[], false)?;
-    let (system, resolved) = if file.get("kind").is_some() {
+    let (system, resolved, budget) = if file.get("kind").is_some() {
         DataRecipe::from_file(path)?;
-        ("data".to_string(), file.resolved())
+        ("data".to_string(), file.resolved(), None)
     } else {
         let job = TrainJob::resolve(&file, None)?;
-        (file.get("system").and_then(toml::Value::as_str).unwrap_or("unknown").to_string(), job.recipe)
+        let budget = job.budget();
+        (file.get("system").and_then(toml::Value::as_str).unwrap_or("unknown").to_string(), job.recipe, Some(budget))
     };
-    Ok(RecipeDescription { recipe: path.display().to_string(), system, resolved })
+    let (costs, costs_unknown) = match budget {
+        Some(Ok(budget)) => (Some(Costs::of(budget)), None),
+        Some(Err(reason)) => (None, Some(reason)),
+        None => (None, None),
+    };
+    Ok(RecipeDescription { recipe: path.display().to_string(), system, resolved, costs, costs_unknown })
 }
 
 impl Described for RecipeDescription {
     fn text(&self) -> String {
-        format!("# {}: a valid recipe, system {}\n{}", self.recipe, self.system, self.resolved)
+        let mut text = format!("# {}: a valid recipe, system {}\n{}", self.recipe, self.system, self.resolved);
+        // What follows is no part of the recipe, which may be copied from here.
+        let lines = self.costs.iter().flat_map(Costs::lines).chain(self.costs_unknown.iter().map(|reason| format!("\ncosts: {reason}")));
+        for line in lines.flat_map(|line| line.lines().map(str::to_string).collect::<Vec<_>>()) {
+            text += &if line.is_empty() { "\n".to_string() } else { format!("\n# {line}") };
+        }
+        text
     }
 }
 
