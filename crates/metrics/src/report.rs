@@ -4,7 +4,8 @@ use crate::composition::AttributeRate;
 use crate::frechet::{Conventions, halves};
 use crate::neighbours::NEIGHBOUR_COUNT;
 use crate::{
-    Bootstrap, ClassAccuracy, ClipScore, CodebookUsage, Composition, Features, Figure, FrechetDistance, Mean, MetricsError, PrecisionRecall, RPrecision, Reconstruction,
+    Bootstrap, ClassAccuracy, ClipScore, CodebookUsage, Composition, Features, Figure, FrechetDistance, Mean, MetricsError, PrecisionRecall, RPrecision,
+    Reconstruction,
 };
 use crate::{class_accuracy, clip_score, diversity, frechet_distance_with_interval, precision_recall, r_precision};
 use serde::{Deserialize, Serialize};

@@ -30,6 +30,7 @@ impl Job {
                 vec![PartBudget::new("generator", model.kind(), config.cost(), 1)]
             }
             System::Diffusion(recipe) => vec![diffusion_network(recipe)?],
+            System::NoisyClassifier(_) => return Err("of a noisy classifier, which draws nothing by itself, nothing is counted".to_string()),
         };
         Ok(Budget { parts })
     }

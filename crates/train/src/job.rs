@@ -52,6 +52,7 @@ impl System {
             Self::Clip(recipe) => &recipe.train,
             Self::DalleBart(recipe) => &recipe.train,
             Self::Diffusion(recipe) => &recipe.train,
+            Self::NoisyClassifier(recipe) => &recipe.train,
         }
     }
 }

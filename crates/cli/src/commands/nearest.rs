@@ -93,9 +93,9 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
         return Err(WrongUse("--count: expected at least 1, found 0".into()).into());
     }
     let keep = (flags.candidates > 1).then_some(1);
+    let classifier = flags.sampling.classifier();
     let request = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("a caption")? };
     request.validate()?;
-    let classifier = flags.sampling.classifier();
     let Flags { bundle, training, data, training_captions, count, out, json, instruments, compute, .. } = flags;
     Ok(Job { bundle, classifier, training, data, training_captions, count, request, out, json, instruments, compute: compute.resolve()? })
 }
