@@ -59,7 +59,8 @@ pub struct ConditionSettings {
     pub low_resolution: Option<LowResolutionCondition>,
     /// The share of pictures whose caption or class is withheld, without which a guidance scale has no meaning (0.1 in Ho and Salimans 2022).
     pub drop_rate: f64,
-    /// Where the states of all captions are kept, which the frozen text encoder makes once; "" keeps none and encodes at every step.
+    /// Where the states of all captions are kept, which the frozen text encoder makes once; "" keeps none and encodes at every step, as does a training with
+    /// fewer examples than there are captions.
     pub text_state_cache: PathBuf,
 }
 

@@ -3,6 +3,7 @@
 use super::settings::{ConditionSettings, DiffusionRecipe};
 use crate::TrainError;
 use crate::pictures::Pictures;
+use crate::settings::TrainSettings;
 use crate::text_states::TextStates;
 use burn::tensor::Device;
 use smalti_models::text_encoder::clip_text::{self, ClipText, State};
@@ -31,10 +32,14 @@ pub fn states(recipe: &DiffusionRecipe, below: Option<&Bundle>, pictures: &Pictu
             format!("expected at most {length} text tokens, which its text encoder reads, found conditions.text.token_count = {}", condition.token_count);
         return Err(TrainError::Unfit { place: path.display().to_string(), reason });
     }
-    if cache.as_os_str().is_empty() {
-        return Ok(Some(TextStates::fresh(encoder, condition.clone())));
-    }
-    TextStates::cached(encoder, checksum, condition.clone(), cache, captions(pictures)).map(Some)
+    let TrainSettings { steps, batch_size, accumulation, .. } = recipe.train;
+    let captions = if cache.as_os_str().is_empty() { BTreeSet::new() } else { captions(pictures) };
+    // A training that ends before it has met so many captions would wait longer for their states than it saves.
+    let pays = !captions.is_empty() && captions.len() <= steps.saturating_mul(batch_size * accumulation);
+    Ok(Some(match pays {
+        true => TextStates::cached(encoder, checksum, condition.clone(), cache, captions)?,
+        false => TextStates::fresh(encoder, condition.clone()),
+    }))
 }
 
 /// Every caption that training and evaluations may ask for; one that cannot be read is said by whoever needs it.
