@@ -100,7 +100,11 @@ impl FewRows<'_> {
                     self.prefetch(d + K, K, column);
                 }
                 let left = end - column;
-                let b: [V; K] = std::array::from_fn(|i| load(self.b.as_ptr().add((d + i) * self.columns + column), left));
+                // Not `array::from_fn`, whose closure would be compiled without this instruction set.
+                let mut b = [V::zero(); K];
+                for (i, b) in b.iter_mut().enumerate() {
+                    *b = load(self.b.as_ptr().add((d + i) * self.columns + column), left);
+                }
                 for row in 0..self.rows {
                     let y = self.y.add(row * self.columns + column);
                     let a = self.a.as_ptr().add(row * self.depth + d);
@@ -119,7 +123,10 @@ impl FewRows<'_> {
     #[inline(always)]
     fn step_of_one<V: Vector>(&self, d: usize) {
         let Range { start, end } = self.columns_here.clone();
-        let a: [V; DEPTH_STEP] = std::array::from_fn(|i| V::splat(self.a[d + i]));
+        let mut a = [V::zero(); DEPTH_STEP];
+        for (i, a) in a.iter_mut().enumerate() {
+            *a = V::splat(self.a[d + i]);
+        }
         let mut column = start;
         while column < end {
             // SAFETY: as in `step`.
