@@ -6,6 +6,8 @@
 //!
 //! Each result is one chain of multiply-adds over the input channels and fixed sums around it: neither threads nor the batch change a bit.
 
+#![allow(clippy::needless_range_loop)] // an index goes through the same place of six columns at once
+
 use crate::convolution::Convolution;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
