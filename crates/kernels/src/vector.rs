@@ -278,16 +278,23 @@ mod x86 {
     unsafe fn transpose_square(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: the caller's promise; see the module.
         unsafe {
-            let rows: [__m256; 8] = std::array::from_fn(|i| _mm256_loadu_ps(from.add(i * from_stride)));
-            let pairs: [__m256; 8] = std::array::from_fn(|i| {
-                let (first, second) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
-                if i % 2 == 0 { _mm256_unpacklo_ps(first, second) } else { _mm256_unpackhi_ps(first, second) }
-            });
-            let fours: [__m256; 8] = std::array::from_fn(|i| {
-                let first = i / 4 * 4 + i % 4 / 2;
-                let (first, second) = (pairs[first], pairs[first + 2]);
-                if i % 2 == 0 { _mm256_shuffle_ps::<0x44>(first, second) } else { _mm256_shuffle_ps::<0xEE>(first, second) }
-            });
+            // Plain loops: a closure would be compiled without the instructions.
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm256_loadu_ps(from.add(i * from_stride));
+            }
+            let mut pairs = rows;
+            for i in [0, 2, 4, 6] {
+                pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+                pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+            }
+            let mut fours = pairs;
+            for i in [0, 4] {
+                fours[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
+                fours[i + 1] = _mm256_shuffle_ps::<0xEE>(pairs[i], pairs[i + 2]);
+                fours[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
+                fours[i + 3] = _mm256_shuffle_ps::<0xEE>(pairs[i + 1], pairs[i + 3]);
+            }
             for i in 0..4 {
                 _mm256_storeu_ps(to.add(i * to_stride), _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]));
                 _mm256_storeu_ps(to.add((i + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]));

@@ -6,6 +6,8 @@
 //!
 //! Each result is one chain of multiply-adds over the input channels and fixed sums around it: neither threads nor the batch change a bit.
 
+#![allow(clippy::needless_range_loop)] // an index goes through the same place of six columns at once
+
 use crate::convolution::Convolution;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
@@ -98,37 +100,40 @@ fn transformed_weights(set: InstructionSet, weights: &Source, reversed: bool) ->
     panels
 }
 
+// The functions below are all `#[inline(always)]` and work on arrays with plain loops: what a closure or `array::from_fn` does with vectors is compiled
+// without the instruction set of the kernel that calls it.
+
 /// The six values of three weights: G of the paper.
 #[inline(always)]
 fn weight_points<V: Vector>(g: [V; 3]) -> [V; SPAN] {
-    let pair = |point: f32, weight: f32| {
-        let even = g[2].mul_add(V::splat(point * point * weight), g[0].mul(V::splat(weight)));
-        let odd = g[1].mul(V::splat(point * weight));
-        [even.add(odd), even.sub(odd)]
-    };
-    let ([a, minus_a], [b, minus_b]) = (pair(A, WEIGHT_A), pair(B, WEIGHT_B));
-    [g[0].mul(V::splat(1.0 / (A2 * B2))), a, minus_a, b, minus_b, g[2]]
+    let even_a = g[2].mul_add(V::splat(A2 * WEIGHT_A), g[0].mul(V::splat(WEIGHT_A)));
+    let even_b = g[2].mul_add(V::splat(B2 * WEIGHT_B), g[0].mul(V::splat(WEIGHT_B)));
+    let (odd_a, odd_b) = (g[1].mul(V::splat(A * WEIGHT_A)), g[1].mul(V::splat(B * WEIGHT_B)));
+    [g[0].mul(V::splat(1.0 / (A2 * B2))), even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), g[2]]
 }
 
 /// The six values of six pixels: the transpose of the paper's B.
 #[inline(always)]
 fn pixel_points<V: Vector>(d: [V; SPAN]) -> [V; SPAN] {
-    let end = |d0: V, d2: V, d4: V| d2.mul_add(V::splat(-(A2 + B2)), d0.mul_add(V::splat(A2 * B2), d4));
-    let pair = |point: f32, other: f32| {
-        let even = d[2].mul_add(V::splat(-other), d[4]);
-        let odd = d[1].mul_add(V::splat(-other), d[3]).mul(V::splat(point));
-        [even.add(odd), even.sub(odd)]
-    };
-    let ([a, minus_a], [b, minus_b]) = (pair(A, B2), pair(B, A2));
-    [end(d[0], d[2], d[4]), a, minus_a, b, minus_b, end(d[1], d[3], d[5])]
+    let (product, sum) = (V::splat(A2 * B2), V::splat(-(A2 + B2)));
+    let (minus_a2, minus_b2) = (V::splat(-A2), V::splat(-B2));
+    let (even_a, odd_a) = (d[2].mul_add(minus_b2, d[4]), d[1].mul_add(minus_b2, d[3]).mul(V::splat(A)));
+    let (even_b, odd_b) = (d[2].mul_add(minus_a2, d[4]), d[1].mul_add(minus_a2, d[3]).mul(V::splat(B)));
+    let first = d[2].mul_add(sum, d[0].mul_add(product, d[4]));
+    let last = d[3].mul_add(sum, d[1].mul_add(product, d[5]));
+    [first, even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), last]
 }
 
 /// Four pixels from six values: the transpose of the paper's A.
 #[inline(always)]
 fn pixels<V: Vector>(m: [V; SPAN]) -> [V; TILE] {
     let (sum_a, difference_a, sum_b, difference_b) = (m[1].add(m[2]), m[1].sub(m[2]), m[3].add(m[4]), m[3].sub(m[4]));
-    let weighted = |a: V, b: V, power: i32| a.mul_add(V::splat(A.powi(power)), b.mul(V::splat(B.powi(power))));
-    [m[0].add(sum_a).add(sum_b), weighted(difference_a, difference_b, 1), weighted(sum_a, sum_b, 2), weighted(difference_a, difference_b, 3).add(m[5])]
+    [
+        m[0].add(sum_a).add(sum_b),
+        difference_a.mul_add(V::splat(A), difference_b.mul(V::splat(B))),
+        sum_a.mul_add(V::splat(A2), sum_b.mul(V::splat(B2))),
+        difference_a.mul_add(V::splat(A * A2), difference_b.mul_add(V::splat(B * B2), m[5])),
+    ]
 }
 
 struct Weights<'a> {
@@ -148,13 +153,19 @@ impl Kernel for Weights<'_> {
         for at in (0..len).step_by(V::LANES) {
             // SAFETY: depth times the panel's width is a multiple of the vector's, so whole vectors lie in every tap and point.
             unsafe {
-                let tap = |u: usize, v: usize| {
-                    let tap = if self.reversed { 8 - (3 * u + v) } else { 3 * u + v };
-                    V::load(self.taps.as_ptr().add(tap * len + at))
-                };
-                let columns: [[V; SPAN]; 3] = std::array::from_fn(|v| weight_points([tap(0, v), tap(1, v), tap(2, v)]));
+                let taps = self.taps.as_ptr().add(at);
+                let mut columns = [[V::zero(); SPAN]; 3];
+                for (v, column) in columns.iter_mut().enumerate() {
+                    let mut g = [V::zero(); 3];
+                    for (u, g) in g.iter_mut().enumerate() {
+                        let tap = if self.reversed { 8 - (3 * u + v) } else { 3 * u + v };
+                        *g = V::load(taps.add(tap * len));
+                    }
+                    *column = weight_points(g);
+                }
                 for i in 0..SPAN {
-                    for (j, value) in weight_points([columns[0][i], columns[1][i], columns[2][i]]).into_iter().enumerate() {
+                    let values = weight_points([columns[0][i], columns[1][i], columns[2][i]]);
+                    for (j, value) in values.into_iter().enumerate() {
                         value.store(self.out.as_mut_ptr().add((i * SPAN + j) * len + at));
                     }
                 }
@@ -217,23 +228,36 @@ impl Tiles<'_> {
         let Convolution { height, width, input_channels: channels, before, .. } = self.picture.shape;
         let (b, top, left) = self.position(place);
         let point_len = self.tiles.len() * channels;
-        // Where the padding begins before the picture, numbers beyond any picture come out.
-        let row_of = |i: usize| (top + i).wrapping_sub(before);
-        let column_of = |j: usize| (left + j).wrapping_sub(before);
         let x = &self.picture.x[b * height * width * channels..][..height * width * channels];
+        // Where each pixel begins in x, or beyond x in the padding: before the first row or column, subtraction gives a number beyond any picture.
+        let mut offsets = [[usize::MAX; SPAN]; SPAN];
+        for (i, offsets) in offsets.iter_mut().enumerate() {
+            let row = (top + i).wrapping_sub(before);
+            for (j, offset) in offsets.iter_mut().enumerate() {
+                let column = (left + j).wrapping_sub(before);
+                if row < height && column < width {
+                    *offset = (row * width + column) * channels;
+                }
+            }
+        }
         let out = self.input[place * channels..].as_mut_ptr();
         for start in (0..channels).step_by(V::LANES) {
             let count = channels - start;
             // SAFETY: pixels inside the picture have `channels` floats, as has each point's row of this tile; parts end there.
             unsafe {
-                let pixel = |i: usize, j: usize| {
-                    let (row, column) = (row_of(i), column_of(j));
-                    let inside = row < height && column < width;
-                    if inside { load::<V>(x.as_ptr().add((row * width + column) * channels + start), count) } else { V::zero() }
-                };
-                let columns: [[V; SPAN]; SPAN] = std::array::from_fn(|j| pixel_points(std::array::from_fn(|i| pixel(i, j))));
+                let mut columns = [[V::zero(); SPAN]; SPAN];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    let mut d = [V::zero(); SPAN];
+                    for (i, d) in d.iter_mut().enumerate() {
+                        let offset = offsets[i][j];
+                        if offset != usize::MAX {
+                            *d = load(x.as_ptr().add(offset + start), count);
+                        }
+                    }
+                    *column = pixel_points(d);
+                }
                 for i in 0..SPAN {
-                    let values = pixel_points(std::array::from_fn(|j| columns[j][i]));
+                    let values = pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
                     for (j, value) in values.into_iter().enumerate() {
                         store(value, out.add((i * SPAN + j) * point_len + start), count);
                     }
@@ -291,10 +315,20 @@ impl Tiles<'_> {
             // SAFETY: every point has a row of the panel's width for this tile; pixels inside the result have `channels` floats, where parts end.
             unsafe {
                 let products = self.products.as_ptr().add(place * panel_width + half * V::LANES);
-                let bias = self.bias.map_or(V::zero(), |bias| load(bias.as_ptr().add(start), count));
-                let columns: [[V; TILE]; SPAN] = std::array::from_fn(|j| pixels(std::array::from_fn(|i| V::load(products.add((i * SPAN + j) * point_len)))));
+                let bias = match self.bias {
+                    Some(bias) => load(bias.as_ptr().add(start), count),
+                    None => V::zero(),
+                };
+                let mut columns = [[V::zero(); TILE]; SPAN];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    let mut m = [V::zero(); SPAN];
+                    for (i, m) in m.iter_mut().enumerate() {
+                        *m = V::load(products.add((i * SPAN + j) * point_len));
+                    }
+                    *column = pixels(m);
+                }
                 for i in 0..TILE.min(height - top) {
-                    let values = pixels(std::array::from_fn(|j| columns[j][i]));
+                    let values = pixels([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
                     let line = self.y.add(((b * height + top + i) * width + left) * channels + start);
                     for (j, value) in values.into_iter().enumerate().take(width - left) {
                         store(value.add(bias), line.add(j * channels), count);

@@ -54,8 +54,9 @@ impl Arguments {
     }
 
     pub fn wants(&self, pair: &Pair) -> bool {
-        let named =
-            |row: &String| pair.row == row || pair.row.strip_prefix(row.as_str()).is_some_and(|rest| rest.starts_with('_') && !rest.starts_with("_size"));
+        // Rows about scaling are no family of A: they take longer than all others together.
+        let family = |row: &str| !pair.is_scaling() && pair.row.strip_prefix(row).is_some_and(|rest| rest.starts_with('_'));
+        let named = |row: &String| pair.row == row || family(row);
         self.precisions.iter().any(|precision| precision == pair.precision) && (self.rows.is_empty() || self.rows.iter().any(named))
     }
 }

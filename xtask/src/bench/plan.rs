@@ -35,6 +35,13 @@ pub struct Pair {
     pub threads: Option<usize>,
 }
 
+impl Pair {
+    /// One of row A's other batches and sizes.
+    pub fn is_scaling(&self) -> bool {
+        self.row != "A" && BATCHES.iter().chain(&SIZES).any(|row| *row == self.row)
+    }
+}
+
 impl fmt::Display for Pair {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let mode = self.mode.map_or("alone".into(), |mode| format!("against torch {mode}"));
@@ -67,5 +74,28 @@ fn modes(row: &str, precision: &str) -> &'static [&'static str] {
         (_, false) => &["bf16", "autocast"],
         // A network in bf16 alone would step weights that are too coarse to learn: B's pure mode is measured, and loses only where it is slower.
         (_, true) => &["bf16-nchw", "bf16-nhwc", "autocast-nchw", "autocast-nhwc"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::arguments::Arguments;
+
+    #[test]
+    fn rows_are_found_by_name_and_family() {
+        let wanted = |more: &[&str]| -> Vec<String> {
+            let words = [&["--torch", "python", "--out", "x"], more].concat();
+            let arguments = Arguments::parse(&words).unwrap();
+            pairs().iter().filter(|pair| arguments.wants(pair)).map(ToString::to_string).collect()
+        };
+        assert_eq!(wanted(&[]).len(), pairs().len());
+        assert_eq!(
+            wanted(&["--rows", "A", "--precision", "f32"]),
+            ["A f32, against torch f32-nchw", "A f32, against torch f32-nhwc", "A f32, 1 thread, alone"]
+        );
+        assert_eq!(wanted(&["--rows", "C", "--precision", "bf16"]).len(), 4);
+        assert_eq!(wanted(&["--rows", "A_size_64", "--precision", "f32"]), ["A_size_64 f32, alone"]);
+        assert!(Arguments::parse(&["--torch", "python"]).is_err() && Arguments::parse(&["--torch", "python", "--out", "x", "--repetitions", "3"]).is_err());
     }
 }

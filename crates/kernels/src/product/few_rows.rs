@@ -1,25 +1,29 @@
 //! y = A B for so few rows of A that reading B is all that costs: token-by-token decoding.
 //!
-//! B is read once, where it lies, row by row, and the sums wait in y, which stays in the first-level cache. Each element is the same chain of multiply-adds
-//! as in `by_rows`, so a row's result does not depend on how many rows come with it.
+//! B is read once, where it lies, row by row, and the sums wait in the first-level cache. Each element is the same chain of multiply-adds as in `by_rows`, so a
+//! row's result does not depend on how many rows come with it.
 
 use super::PARALLEL_FROM;
+use super::packing::load_pair;
 use crate::instruction_set::{InstructionSet, Kernel};
-use crate::memory::Shared;
+use crate::memory::{Scratch, Shared};
 use crate::threads::{count, each, part};
-use crate::vector::{Vector, load, prefetch, store};
+use crate::vector::{Vector, prefetch};
 use std::ops::Range;
 
 /// Up to how many rows of A this is faster than packing B first.
 pub(super) const FEW_ROWS: usize = 16;
-/// Rows of B that are multiplied before sums go back to y.
-const DEPTH_STEP: usize = 8;
-/// Columns of a task: the sums of `FEW_ROWS` rows and two steps of B stay in the first-level cache.
+/// Rows of B that are multiplied before sums go back to memory. Rows of wide matrices lie a power of two apart and share a set of the cache, which has eight
+/// places: room for these and those that come next.
+const DEPTH_STEP: usize = 4;
+/// Floats of the sums of a task, a quarter of the first-level cache.
+const SUM_SIZE: usize = 2048;
+/// Most columns of a task.
 const COLUMN_BLOCK: usize = 512;
-/// Floats of a cache line; tasks meet at multiples of it.
-const LINE: usize = 16;
+/// Floats of a pair of the widest vectors; tasks meet at multiples of it.
+const STEP: usize = 32;
 
-/// y [rows, columns] (rows `columns` apart from `out` on) = a [rows, depth] * b [depth, columns] + bias.
+/// y [rows, columns] (from `offset` on in `out`) = a [rows, depth] * b [depth, columns] + bias.
 pub(super) fn few_rows(
     set: InstructionSet,
     a: &[f32],
@@ -32,16 +36,22 @@ pub(super) fn few_rows(
     offset: usize,
     parallel: bool,
 ) {
-    let lines = columns.div_ceil(LINE);
+    let steps = columns.div_ceil(STEP);
     let small = !parallel || rows * depth * columns < PARALLEL_FROM;
     // How the columns are shared out changes no element.
-    let parts = columns.div_ceil(COLUMN_BLOCK).max(if small { 1 } else { 2 * count() }).clamp(1, lines.max(1));
+    let block = (SUM_SIZE / rows.max(1)).min(COLUMN_BLOCK);
+    let parts = columns.div_ceil(block).max(if small { 1 } else { 2 * count() }).clamp(1, steps.max(1));
     let task = |index: usize| {
-        let lines = part(lines, parts, index);
-        let columns_here = lines.start * LINE..(lines.end * LINE).min(columns);
-        // SAFETY: only elements (row, column) of this task's columns are touched through it.
-        let y = unsafe { out.at(offset) };
-        set.run(FewRows { a, b, bias, depth, columns, rows, y, columns_here });
+        let steps = part(steps, parts, index);
+        let columns_here = steps.start * STEP..(steps.end * STEP).min(columns);
+        let len = columns_here.len();
+        let mut sums = Scratch::new(rows * len.next_multiple_of(STEP));
+        // SAFETY: each task writes its own columns of every row.
+        let write = |row: usize| unsafe { out.slice(offset + row * columns + columns_here.start, len) };
+        set.run(FewRows { a, b, bias, depth, columns, rows, sums: sums.as_mut_slice(), columns_here: columns_here.clone() });
+        for (row, sums) in sums.as_slice().chunks_exact(len.next_multiple_of(STEP)).enumerate() {
+            write(row).copy_from_slice(&sums[..len]);
+        }
     };
     if small { (0..parts).for_each(task) } else { each(parts, task) }
 }
@@ -53,7 +63,8 @@ struct FewRows<'a> {
     depth: usize,
     columns: usize,
     rows: usize,
-    y: *mut f32,
+    /// [rows][this task's columns, rounded up to whole steps]
+    sums: &'a mut [f32],
     columns_here: Range<usize>,
 }
 
@@ -61,23 +72,18 @@ impl Kernel for FewRows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Range { start, end } = self.columns_here.clone();
-        for row in 0..self.rows {
-            // SAFETY: this task's columns of y are its own.
-            let y = unsafe { std::slice::from_raw_parts_mut(self.y.add(row * self.columns + start), end - start) };
+    fn run<V: Vector>(mut self) {
+        let here = self.columns_here.clone();
+        for sums in self.sums.chunks_exact_mut(here.len().next_multiple_of(STEP)) {
             match self.bias {
-                Some(bias) => y.copy_from_slice(&bias[start..end]),
-                None => y.fill(0.0),
+                Some(bias) => sums[..here.len()].copy_from_slice(&bias[here.clone()]),
+                None => sums[..here.len()].fill(0.0),
             }
+            sums[here.len()..].fill(0.0);
         }
         let mut d = 0;
         while d + DEPTH_STEP <= self.depth {
-            if self.rows == 1 {
-                self.step_of_one::<V>(d)
-            } else {
-                self.step::<V, DEPTH_STEP>(d)
-            }
+            self.step::<V, DEPTH_STEP>(d);
             d += DEPTH_STEP;
         }
         while d < self.depth {
@@ -88,62 +94,42 @@ impl Kernel for FewRows<'_> {
 }
 
 impl FewRows<'_> {
-    /// y += a[.., d..d + K] * b[d..d + K, ..]
+    /// sums += a[.., d..d + K] * b[d..d + K, ..]
     #[inline(always)]
-    fn step<V: Vector, const K: usize>(&self, d: usize) {
+    fn step<V: Vector, const K: usize>(&mut self, d: usize) {
         let Range { start, end } = self.columns_here.clone();
+        let width = 2 * V::LANES;
+        let sum_stride = (end - start).next_multiple_of(STEP);
         let mut column = start;
         while column < end {
-            // SAFETY: `K` rows of b from `d` on and all rows of a and y have these columns; parts end at the task's last one.
+            // SAFETY: `K` rows of b from `d` on and all rows of a have these columns, where parts end; sums have room for whole pairs.
             unsafe {
-                if (column - start).is_multiple_of(LINE) {
-                    self.prefetch(d + K, K, column);
+                // Not `array::from_fn`, whose closure would be compiled without this instruction set.
+                let mut b = [[V::zero(); 2]; K];
+                for (i, b) in b.iter_mut().enumerate() {
+                    *b = load_pair(self.b.as_ptr().add((d + i) * self.columns + column), width.min(end - column));
                 }
-                let left = end - column;
-                let b: [V; K] = std::array::from_fn(|i| load(self.b.as_ptr().add((d + i) * self.columns + column), left));
                 for row in 0..self.rows {
-                    let y = self.y.add(row * self.columns + column);
+                    let to = self.sums.as_mut_ptr().add(row * sum_stride + column - start);
                     let a = self.a.as_ptr().add(row * self.depth + d);
-                    let mut sum = load::<V>(y, left);
+                    let mut sum = [V::load(to), V::load(to.add(V::LANES))];
                     for (i, b) in b.iter().enumerate() {
-                        sum = V::splat(*a.add(i)).mul_add(*b, sum);
+                        let a = V::splat(*a.add(i));
+                        sum = [a.mul_add(b[0], sum[0]), a.mul_add(b[1], sum[1])];
                     }
-                    store(sum, y, left);
+                    sum[0].store(to);
+                    sum[1].store(to.add(V::LANES));
+                }
+                // What comes next lies on other pages, where no hardware looks ahead; asked for last, so that it takes the place of what is done with.
+                for i in 0..K {
+                    let next = self.b.as_ptr().wrapping_add((d + K + i) * self.columns + column);
+                    prefetch(next);
+                    if width > 16 {
+                        prefetch(next.wrapping_add(16));
+                    }
                 }
             }
-            column += V::LANES;
-        }
-    }
-
-    /// The same for a single row, whose factors stay in registers.
-    #[inline(always)]
-    fn step_of_one<V: Vector>(&self, d: usize) {
-        let Range { start, end } = self.columns_here.clone();
-        let a: [V; DEPTH_STEP] = std::array::from_fn(|i| V::splat(self.a[d + i]));
-        let mut column = start;
-        while column < end {
-            // SAFETY: as in `step`.
-            unsafe {
-                if (column - start).is_multiple_of(LINE) {
-                    self.prefetch(d + DEPTH_STEP, DEPTH_STEP, column);
-                }
-                let left = end - column;
-                let y = self.y.add(column);
-                let mut sum = load::<V>(y, left);
-                for (i, a) in a.iter().enumerate() {
-                    sum = a.mul_add(load(self.b.as_ptr().add((d + i) * self.columns + column), left), sum);
-                }
-                store(sum, y, left);
-            }
-            column += V::LANES;
-        }
-    }
-
-    /// The rows of b that come next: each begins on another page, where no hardware looks ahead.
-    #[inline(always)]
-    fn prefetch(&self, d: usize, count: usize, column: usize) {
-        for i in d..d + count {
-            prefetch(self.b.as_ptr().wrapping_add(i * self.columns + column));
+            column += width;
         }
     }
 }
