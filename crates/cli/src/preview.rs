@@ -41,12 +41,18 @@ fn blocks(picture: &Picture, columns: usize) -> String {
     let small = if width == picture.width { picture.clone() } else { resize(picture, width, height, Filter::Area) };
     let mut text = String::new();
     for y in (0..small.height).step_by(2) {
+        // A colour holds until another is set, so even areas cost little.
+        let (mut upper, mut lower) = (None, None);
         for x in 0..small.width {
             let [red, green, blue] = small.pixel(x, y);
-            let _ = write!(text, "\x1b[38;2;{red};{green};{blue}m");
+            if upper.replace([red, green, blue]) != Some([red, green, blue]) {
+                let _ = write!(text, "\x1b[38;2;{red};{green};{blue}m");
+            }
             if y + 1 < small.height {
                 let [red, green, blue] = small.pixel(x, y + 1);
-                let _ = write!(text, "\x1b[48;2;{red};{green};{blue}m");
+                if lower.replace([red, green, blue]) != Some([red, green, blue]) {
+                    let _ = write!(text, "\x1b[48;2;{red};{green};{blue}m");
+                }
             }
             text.push('\u{2580}');
         }
@@ -63,6 +69,7 @@ mod tests {
     fn two_pixels_a_character() {
         let picture = Picture::new(1, 3, vec![1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
         assert_eq!(blocks(&picture, 80), "\x1b[38;2;1;2;3m\x1b[48;2;4;5;6m\u{2580}\x1b[0m\n\x1b[38;2;7;8;9m\u{2580}\x1b[0m\n");
+        assert_eq!(blocks(&Picture::filled(3, 2, [7; 3]), 80), "\x1b[38;2;7;7;7m\x1b[48;2;7;7;7m\u{2580}\u{2580}\u{2580}\x1b[0m\n");
         let row = small(&vec![Picture::filled(32, 32, [9; 3]); 3], 60, 10).unwrap();
         assert!(row.lines().count() <= 10 && row.lines().all(|line| line.matches('\u{2580}').count() <= 60), "{row}");
         let wide = blocks(&Picture::filled(300, 200, [9; 3]), 60);

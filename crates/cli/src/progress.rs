@@ -13,6 +13,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 const LOOK_SHARE: f64 = 0.04;
 /// Between two looks at least; faster, nobody sees anything.
 const LOOK_INTERVAL: Duration = Duration::from_millis(400);
+/// How often a second the terminal is drawn anew with pictures in it, which are thousands of characters.
+const LOOK_RATE: u8 = 4;
 /// Pictures of a look, and what each may take of the terminal.
 const LOOK_COUNT: usize = 4;
 const LOOK_COLUMNS: usize = 30;
@@ -97,7 +99,11 @@ impl Reporter {
     }
 
     fn start(&self, name: &str, total: usize) -> Stage {
-        let target = if self.on_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = match (self.on_terminal, self.looks) {
+            (false, _) => ProgressDrawTarget::hidden(),
+            (true, false) => ProgressDrawTarget::stderr(),
+            (true, true) => ProgressDrawTarget::stderr_with_hz(LOOK_RATE),
+        };
         let style = ProgressStyle::with_template("{prefix}{msg} {bar:30} {pos}/{len}  {per_sec}  {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_style(style).with_message(name.to_string());
         Stage { name: name.to_string(), started: Instant::now(), last_line: Instant::now(), bar }

@@ -146,14 +146,14 @@ impl Generation {
     /// What a sweep compares: of the same counts, so that every difference is one of drawing.
     pub fn figures(&self) -> Vec<Figure> {
         let mut figures = Vec::new();
-        figures.extend(self.r_precision.map(|both| Figure::beside_real("r_precision", both.generated.precision, both.real.precision)));
-        figures.extend(self.clip_score.map(|both| Figure::beside_real("clip_score", both.generated.scaled, both.real.scaled)));
-        figures.extend(self.class_accuracy.map(|both| Figure::beside_real("class_accuracy", both.generated.accuracy, both.real.accuracy)));
+        figures.extend(self.r_precision.map(|both| Figure::of_share("r_precision", both.generated.precision).beside(both.real.precision)));
+        figures.extend(self.clip_score.map(|both| Figure::of_mean("clip_score", both.generated.scaled).beside(both.real.scaled)));
+        figures.extend(self.class_accuracy.map(|both| Figure::of_share("class_accuracy", both.generated.accuracy).beside(both.real.accuracy)));
         let FrechetDistance { distance, interval: (low, high), .. } = self.frechet;
         figures.push(Figure::new("frechet_distance", distance, (low, high)));
-        figures.push(Figure::of_mean("precision", self.precision_recall.precision));
-        figures.push(Figure::of_mean("recall", self.precision_recall.recall));
-        figures.push(Figure::beside_real("diversity", self.diversity.generated, self.diversity.real));
+        figures.push(Figure::of_share("precision", self.precision_recall.precision));
+        figures.push(Figure::of_share("recall", self.precision_recall.recall));
+        figures.push(Figure::of_mean("diversity", self.diversity.generated).beside(self.diversity.real));
         figures
     }
 }

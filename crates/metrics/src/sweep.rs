@@ -32,8 +32,17 @@ impl Figure {
         Self::new(name, mean.value, (mean.value - half, mean.value + half))
     }
 
-    pub fn beside_real(name: &str, generated: Mean, real: Mean) -> Self {
-        Self { real: Some(rounded(real.value)), ..Self::of_mean(name, generated) }
+    /// Of a share, which lies in [0, 1] with its interval (Wilson 1927): nothing found among few says little.
+    pub fn of_share(name: &str, share: Mean) -> Self {
+        let (p, n, z) = (share.value, share.count as f64, INTERVAL);
+        let (middle, half) = (p + z * z / (2.0 * n), z * (p * (1.0 - p) / n + (z / (2.0 * n)).powi(2)).max(0.0).sqrt());
+        let end = |end: f64| (end / (1.0 + z * z / n)).clamp(0.0, 1.0);
+        Self::new(name, p, (end(middle - half), end(middle + half)))
+    }
+
+    /// With the same figure of real pictures.
+    pub fn beside(self, real: Mean) -> Self {
+        Self { real: Some(rounded(real.value)), ..self }
     }
 }
 
@@ -202,7 +211,7 @@ impl fmt::Display for Sweep {
             line.extend(row.values.iter().cloned());
             for name in &names {
                 let figure = row.figures.iter().find(|figure| figure.name == *name);
-                line.push(figure.map_or("-".to_string(), |figure| format!("{:.4} ± {:.4}", figure.value, (figure.high - figure.low) / 2.0)));
+                line.push(figure.map_or("-".to_string(), |figure| format!("{:.4} [{:.4}, {:.4}]", figure.value, figure.low, figure.high)));
             }
             lines.push(line);
         }
@@ -234,9 +243,18 @@ mod tests {
             split: "pairs".into(),
             values,
             picture_count: 4,
-            figures: vec![Figure::of_mean("frechet_distance", mean(index as f64)), Figure::beside_real("clip_score", mean(0.5), mean(0.75))],
+            figures: vec![Figure::of_mean("frechet_distance", mean(index as f64)), Figure::of_mean("clip_score", mean(0.5)).beside(mean(0.75))],
         });
         Sweep { axes: axes(), rows: rows.collect() }
+    }
+
+    /// Brown, Cai and DasGupta 2001's formula by hand: 1 of 4 is 0.25 in [0.0456, 0.6994], 0 of 4 is in [0, 0.4899].
+    #[test]
+    fn shares_stay_shares() {
+        let share = |value: f64| Figure::of_share("x", Mean { value, standard_error: 0.0, count: 4 });
+        let close = |found: f64, expected: f64| (found - expected).abs() < 1e-4;
+        assert!(close(share(0.25).low, 0.0456) && close(share(0.25).high, 0.6994), "{:?}", share(0.25));
+        assert!(share(0.0).low == 0.0 && close(share(0.0).high, 0.4899) && close(share(1.0).low, 0.5101) && share(1.0).high == 1.0);
     }
 
     #[test]
@@ -265,7 +283,7 @@ mod tests {
         assert_eq!(lines.len(), 7);
         let table = sweep().to_string();
         let row = table.lines().nth(2).unwrap();
-        assert!(row.starts_with("pairs  1      none  ") && row.ends_with("  1.0000 ± 0.1960   0.5000 ± 0.1960"), "{table}");
+        assert!(row.starts_with("pairs  1      none  ") && row.ends_with("  1.0000 [0.8040, 1.1960]   0.5000 [0.3040, 0.6960]"), "{table}");
     }
 
     #[test]

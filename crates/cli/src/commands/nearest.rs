@@ -131,6 +131,7 @@ struct Report {
 #[derive(Serialize)]
 struct Comparison {
     name: &'static str,
+    /// What else decides the distances.
     conventions: String,
     drawn: Spread,
     held_out: Spread,
@@ -348,12 +349,14 @@ impl Report {
 
     fn text(&self, out: &Path) -> String {
         let mut lines = vec![format!("bundle    {}", self.bundle), format!("training  {} pictures of {}", self.training_count, self.training)];
-        lines.push(format!("{:<10}{:<26}{:<26}nearer than 19 of 20 held out", "nearest in", "drawn: least, median", "held out: least, median"));
+        lines.push(format!("{:<12}{:<26}{:<26}nearer than 19 of 20 held out", "nearest in", "drawn: least, median", "held out: least, median"));
         for Comparison { name, drawn, held_out, share_near, .. } in &self.comparisons {
             let pair = |spread: &Spread| format!("{:.3}, {:.3}", spread.least, spread.median);
-            lines.push(format!("{name:<10}{:<26}{:<26}{:.1} % (5 % is chance)", pair(drawn), pair(held_out), 100.0 * share_near));
+            lines.push(format!("{name:<12}{:<26}{:<26}{:.1} % (5 % is chance)", pair(drawn), pair(held_out), 100.0 * share_near));
         }
-        lines.extend(self.comparisons.iter().map(|comparison| format!("{}: {}", comparison.name, comparison.conventions)));
+        // Those of features begin with the word.
+        let named = |name: &str, conventions: &str| if conventions.starts_with(name) { conventions.to_string() } else { format!("{name}: {conventions}") };
+        lines.extend(self.comparisons.iter().map(|comparison| named(comparison.name, &comparison.conventions)));
         lines.push(format!("{}", out.join("nearest.png").display()));
         lines.join("\n")
     }

@@ -43,7 +43,10 @@ impl Costs {
         lines.extend(self.parts.iter().map(|part| row(part, &part.passes.to_string())));
         lines.push(format!("one picture: {} products, at least {} of memory with weights in 32 bits", short(self.multiply_adds), size(self.memory_bytes)));
         let gigaflops = 2.0 * self.multiply_adds_per_second / 1e9;
-        lines.push(format!("estimate: {} s a picture on this machine, at {gigaflops:.0} GFLOP/s as just measured", seconds(self.seconds_per_picture)));
+        // One token after the other reads every weight for a single vector: memory is what that waits for, not arithmetic.
+        let bound = if self.parts.iter().any(|part| part.network == "dalle_bart") { ", several times that for image tokens drawn one by one" } else { "" };
+        let time = seconds(self.seconds_per_picture);
+        lines.push(format!("estimate: {time} s a picture on this machine, at {gigaflops:.0} GFLOP/s as just measured{bound}"));
         lines
     }
 }
