@@ -1,6 +1,6 @@
 //! What was asked for.
 
-use super::plan::{PRECISIONS, Pair};
+use super::plan::{PRECISIONS, Pair, pairs};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 
@@ -56,7 +56,7 @@ impl Arguments {
     pub fn wants(&self, pair: &Pair) -> bool {
         // Rows about scaling are no family of A: they take longer than all others together.
         let family = |row: &str| !pair.is_scaling() && pair.row.strip_prefix(row).is_some_and(|rest| rest.starts_with('_'));
-        let named = |row: &String| pair.row == row || family(row);
+        let named = |row: &String| pair.row == row || (family(row) && pairs().iter().all(|other| other.row != row));
         self.precisions.iter().any(|precision| precision == pair.precision) && (self.rows.is_empty() || self.rows.iter().any(named))
     }
 }

@@ -95,6 +95,7 @@ mod tests {
             ["A f32, against torch f32-nchw", "A f32, against torch f32-nhwc", "A f32, 1 thread, alone"]
         );
         assert_eq!(wanted(&["--rows", "C", "--precision", "bf16"]).len(), 4);
+        assert_eq!(wanted(&["--rows", "conv_1x32x32x512_forward", "--precision", "f32"]).len(), 2);
         assert_eq!(wanted(&["--rows", "A_size_64", "--precision", "f32"]), ["A_size_64 f32, alone"]);
         assert!(Arguments::parse(&["--torch", "python"]).is_err() && Arguments::parse(&["--torch", "python", "--out", "x", "--repetitions", "3"]).is_err());
     }

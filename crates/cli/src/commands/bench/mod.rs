@@ -14,7 +14,7 @@ use crate::progress::Reporter;
 use anyhow::Context;
 use process::{Measured, serve};
 use report::{Limits, Measurement, Outcome, Report};
-use row::{PEAK_MULTIPLY_ADD, PEAK_TRAFFIC, ROWS, Row};
+use row::{PEAK_MULTIPLY_ADD, PEAK_TRAFFIC, ROWS, Row, named};
 
 /// Measure how fast operations and networks run on this machine
 #[derive(Clone, Debug, clap::Args)]
@@ -84,10 +84,11 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     if threads == Some(0) {
         return Err(wrong("--threads: expected at least 1, found 0".into()));
     }
-    if let Some(unknown) = rows.iter().find(|name| !ROWS.iter().any(|row| row.is(name))) {
+    if let Some(unknown) = rows.iter().find(|name| named(name).is_empty()) {
         return Err(wrong(format!("--rows: expected rows of the benchmark, found `{unknown}`; hint: smalti bench --list names them")));
     }
-    let chosen: Vec<&Row> = ROWS.iter().filter(|row| if rows.is_empty() { row.usual || list } else { rows.iter().any(|name| row.is(name)) }).collect();
+    let asked: Vec<&str> = rows.iter().flat_map(|name| named(name)).map(|row| row.name).collect();
+    let chosen: Vec<&Row> = ROWS.iter().filter(|row| if rows.is_empty() { row.usual || list } else { asked.contains(&row.name) }).collect();
     if serve && chosen.len() != 1 {
         return Err(wrong(format!("--serve: expected one row, found {}", chosen.len())));
     }

@@ -68,11 +68,6 @@ impl Row {
             Workload::Decoding(decoding) => networks::decoding(decoding),
         }
     }
-
-    /// Whether the row is what `asked` names: the row itself, or one of its family (`C` of `C_batch_1` and `C_batch_8`).
-    pub fn is(&self, asked: &str) -> bool {
-        self.name == asked || (self.usual && self.name.strip_prefix(asked).is_some_and(|rest| rest.starts_with('_')))
-    }
 }
 
 const fn operation(name: &'static str, workload: Workload) -> Row {
@@ -86,6 +81,15 @@ const fn convolution(name: &'static str, batch: usize, size: usize, channels: us
 /// Beside the usual rows: how the decoder scales.
 const fn decoder(name: &'static str, batch: usize, picture_size: usize) -> Row {
     Row { name, unit: "picture", usual: false, workload: Workload::Decoder { batch, picture_size } }
+}
+
+/// What `asked` names: one row, or its family (`C`: `C_batch_1` and `C_batch_8`; the rows about scaling belong to none).
+pub fn named(asked: &str) -> Vec<&'static Row> {
+    let family = |row: &&Row| row.usual && row.name.strip_prefix(asked).is_some_and(|rest| rest.starts_with('_'));
+    match ROWS.iter().find(|row| row.name == asked) {
+        Some(row) => vec![row],
+        None => ROWS.iter().filter(family).collect(),
+    }
 }
 
 /// The limits that other rows are compared with, measured before them.
@@ -125,8 +129,8 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_families_are_found() {
-        let names = |asked: &str| ROWS.iter().filter(|row| row.is(asked)).map(|row| row.name).collect::<Vec<_>>();
-        assert!(ROWS.iter().all(|row| names(row.name)[0] == row.name), "a name is in the way of another");
+        let names = |asked: &str| named(asked).iter().map(|row| row.name).collect::<Vec<_>>();
+        assert!(ROWS.iter().all(|row| names(row.name) == [row.name]), "a name is in the way of another");
         assert_eq!(names("A"), ["A"], "how A scales is measured only when it is named");
         assert_eq!(names("C"), ["C_batch_1", "C_batch_8"]);
         assert_eq!(names("A_batch_2"), ["A_batch_2"]);
