@@ -254,7 +254,7 @@ fn a_run_keeps_its_precision_and_its_recipe_says_it() {
     eight_pictures(&folder.join("pictures"));
     let recipe = recipe("vqgan/pictograms_sample.toml");
     let recipe = recipe.to_str().unwrap();
-    let with = |steps, more: &[&'static str]| [&tiny(recipe, "run", &["--set", steps]), more].concat();
+    let with = |steps: &'static str, more: &[&'static str]| [&tiny(recipe, "run", &["--set", steps])[..], more].concat();
     succeeds(folder, &with("train.steps=1", &["--precision", "bf16"]));
     let recorded = std::fs::read_to_string(folder.join("run/recipe.toml")).unwrap();
     assert!(recorded.contains("precision = \"bf16\""), "{recorded}");
@@ -262,7 +262,7 @@ fn a_run_keeps_its_precision_and_its_recipe_says_it() {
     assert!(card.contains("precision = \"bf16\""), "{card}");
     fails(folder, &with("train.steps=2", &["--resume"]), &["`train.precision` was \"bf16\", is \"f32\""]);
     succeeds(folder, &with("train.steps=2", &["--resume", "--set", "train.precision=bf16"]));
-    fails(folder, &with("train.steps=2", &["--run", "other", "--set", "train.precision=fp8"]), &["`train.precision`", "`fp8`", "`f32`, `bf16`, `auto`"]);
+    fails(folder, &tiny(recipe, "other", &["--set", "train.precision=fp8"]), &["`train.precision`", "`fp8`", "`f32`, `bf16`, `auto`"]);
 
     // Runs from before precision was recorded were f32.
     succeeds(folder, &tiny(recipe, "old", &["--set", "train.steps=1"]));
