@@ -49,7 +49,14 @@ impl Arguments {
         if let Some(unknown) = precisions.iter().find(|name| !PRECISIONS.contains(&name.as_str())) {
             bail!("--precision: expected {PRECISIONS:?}, found `{unknown}`");
         }
-        let line = words.iter().map(|word| if word.contains(' ') { format!("\"{word}\"") } else { word.to_string() }).collect::<Vec<_>>().join(" ");
+        // As typed, but for where programs lie on this machine.
+        let shown = |(index, word): (usize, &&str)| match index.checked_sub(1).map(|before| words[before]) {
+            Some("--torch") => "PYTHON".to_string(),
+            Some("--smalti") => "PROGRAM".to_string(),
+            _ if word.contains(' ') => format!("\"{word}\""),
+            _ => word.to_string(),
+        };
+        let line = words.iter().enumerate().map(shown).collect::<Vec<_>>().join(" ");
         Ok(Self { torch: torch.context(USAGE)?, out: out.context(USAGE)?, rows, precisions, repetitions, threads, smalti, note, line })
     }
 
