@@ -53,7 +53,7 @@ fn messages_are_as_reviewed() {
         vec!["data", "build", "absent.toml", "--out", "x"],
         vec!["bench", "--rows", "A,Z"],
         vec!["bench", "--repetitions", "0"],
-        vec!["bench", "--precision", "bf16"],
+        vec!["bench", "--precision", "fp8"],
     ];
     let mut text = String::new();
     for arguments in cases {

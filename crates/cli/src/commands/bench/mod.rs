@@ -15,6 +15,7 @@ use anyhow::Context;
 use process::{Measured, serve};
 use report::{Limits, Measurement, Outcome, Report};
 use row::{PEAK_MULTIPLY_ADD, PEAK_TRAFFIC, ROWS, Row, named};
+use smalti_nn::precision;
 
 /// Measure how fast operations and networks run on this machine
 #[derive(Clone, Debug, clap::Args)]
@@ -55,6 +56,13 @@ impl Precision {
             Self::Bf16 => "bf16",
         }
     }
+
+    fn of_run(self) -> smalti_nn::Precision {
+        match self {
+            Self::F32 => smalti_nn::Precision::F32,
+            Self::Bf16 => smalti_nn::Precision::Bf16,
+        }
+    }
 }
 
 pub struct Job {
@@ -75,9 +83,6 @@ enum What {
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let Flags { rows, precision, repetitions, threads, list, json, serve } = flags;
     let wrong = |text: String| -> anyhow::Error { WrongUse(text).into() };
-    if precision == Precision::Bf16 {
-        return Err(wrong("--precision bf16: expected f32, the only precision that the kernels have".into()));
-    }
     if repetitions == 0 {
         return Err(wrong("--repetitions: expected at least 1, found 0".into()));
     }
@@ -103,7 +108,7 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
 pub fn run(job: Job) -> anyhow::Result<()> {
     match job.what {
         What::List => print(&job.rows.iter().map(|row| row.name).collect::<Vec<_>>().join("\n")),
-        What::Serve => serve(job.rows[0], job.thread_count.unwrap_or(0)),
+        What::Serve => precision::within(job.precision.of_run(), || serve(job.rows[0], job.thread_count.unwrap_or(0))),
         What::Measure => {
             let report = measure(&job);
             if job.json {

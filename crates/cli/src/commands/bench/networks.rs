@@ -4,16 +4,34 @@ use super::flops;
 use super::operations::values;
 use super::row::Prepared;
 use super::transformer::{self, Transformer};
+use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use smalti_models::generator::unet::{self, Conditions, DownsamplingPadding, TimeUse, Unet, time_embedding};
 use smalti_models::image_tokenizer::convolutional::Decoder;
 use smalti_models::image_tokenizer::vqgan;
-use smalti_nn::Initializer;
 use smalti_nn::layers::Linear;
 use smalti_nn::optimizer::FusedAdamW;
+use smalti_nn::precision::{self, HalfFormat};
+use smalti_nn::{Initializer, Precision};
 
 const SEED: u64 = 0;
+
+/// As bundles are loaded for drawing: in bf16 runs weights are stored so.
+fn stored<M: Module>(network: M) -> M {
+    match precision::current() {
+        Precision::F32 => network,
+        Precision::Bf16 => precision::store_weights(network, HalfFormat::Bf16),
+    }
+}
+
+/// Of a weight of such a network.
+fn weight_bytes() -> f64 {
+    match precision::current() {
+        Precision::F32 => 4.0,
+        Precision::Bf16 => 2.0,
+    }
+}
 
 /// The decoder of taming-transformers' f16 VQGAN with the linear map before it (`post_quant_conv` there), without the encoder, which no picture needs.
 pub fn decoder(batch: usize, picture_size: usize) -> Prepared {
@@ -22,7 +40,7 @@ pub fn decoder(batch: usize, picture_size: usize) -> Prepared {
     let mut initializer = Initializer::new(SEED, &device);
     let (code_channels, latent_channels) = (config.quantizer.code_channels, config.network.latent_channels);
     let from_code = Linear::uniform(code_channels, latent_channels, true, &mut initializer);
-    let network = Decoder::new(&config.network, &mut initializer);
+    let network = stored(Decoder::new(&config.network, &mut initializer));
     let latent_size = picture_size / config.network.downsampling_factor();
     let latents: Tensor<4> = values([batch, latent_size, latent_size, code_channels], &device);
     let count = flops::decoder(&config, latent_size);
@@ -30,7 +48,7 @@ pub fn decoder(batch: usize, picture_size: usize) -> Prepared {
         network.picture(network.features(from_code.forward(latents.clone())));
     });
     // Of the bytes only the weights: how often feature maps travel is the program's doing, not the task's.
-    Prepared { body, units: batch, flops: batch as f64 * count.flops, bytes: 4.0 * count.weights }
+    Prepared { body, units: batch, flops: batch as f64 * count.flops, bytes: weight_bytes() * count.weights }
 }
 
 /// U-Net of base 64 with multipliers 1, 2, 4, attention of one head at 8x8; 16 pictures of 32x32; mean squared error of the noise; AdamW.
@@ -81,7 +99,7 @@ pub struct Decoding {
 /// 256 tokens with a cache, each the likeliest; a unit is one token of every row.
 pub fn decoding(Decoding { batch }: Decoding) -> Prepared {
     let device = Device::flex();
-    let network = Transformer::new(&mut Initializer::new(SEED, &device));
+    let network = stored(Transformer::new(&mut Initializer::new(SEED, &device)));
     let body = Box::new(move || {
         let mut cache = network.cache(batch);
         let mut tokens: Tensor<2, Int> = Tensor::zeros([batch, 1], &device);
@@ -95,5 +113,5 @@ pub fn decoding(Decoding { batch }: Decoding) -> Prepared {
     let history = tokens * (transformer::BLOCK_COUNT * transformer::CHANNELS) as f64 * tokens / 2.0;
     let weights = transformer::weights_read_per_token() as f64;
     let flops = batch as f64 * (2.0 * tokens * weights + 4.0 * history);
-    Prepared { body, units: transformer::TOKEN_COUNT, flops, bytes: 4.0 * (tokens * weights + 2.0 * batch as f64 * history) }
+    Prepared { body, units: transformer::TOKEN_COUNT, flops, bytes: weight_bytes() * tokens * weights + 4.0 * 2.0 * batch as f64 * history }
 }

@@ -1,6 +1,7 @@
 //! The network of row C: a decoder-only transformer over image tokens, as minDALL-E and GPT-2 have it (pre-norm, GELU, learned positions). None of our models
 //! is one yet; this one is made of the same layers and keeps its keys and values as `dalle_bart` does.
 
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use smalti_nn::Initializer;
 use smalti_nn::layers::{Embedding, LayerNorm, Linear};
@@ -14,6 +15,7 @@ const VOCABULARY: usize = 16384;
 const FEED_FORWARD_CHANNELS: usize = 4 * CHANNELS;
 const NORM_EPSILON: f32 = 1e-5;
 
+#[derive(Module, Debug)]
 pub struct Transformer {
     table: Embedding,
     positions: Embedding,
@@ -22,6 +24,7 @@ pub struct Transformer {
     head: Linear,
 }
 
+#[derive(Module, Debug)]
 struct Block {
     attention_norm: LayerNorm,
     query: Linear,
