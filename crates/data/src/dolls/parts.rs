@@ -146,7 +146,7 @@ impl Parts {
             decoded.push(Attribute { name, may_be_absent, values });
         }
         let side = side.map_or(0, |side| side as usize);
-        if side == 0 || size % side != 0 || size == 0 {
+        if side == 0 || size == 0 || !size.is_multiple_of(side) {
             return Err(format!("expected `size` to be a multiple of the parts' {side} pixels, found {size}"));
         }
         Ok(Self { size, background, side, attributes: decoded })

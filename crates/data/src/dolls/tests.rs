@@ -107,7 +107,7 @@ fn training_never_shows_a_held_out_combination_and_every_held_out_doll_has_one()
             assert_eq!(sample.captions[0], format!("{} with {}", words[0], words[1..].join(" and ")));
             assert!(words.iter().all(|words| sample.captions[1].contains(words)));
             let worn: Vec<(usize, usize)> = doll.0.iter().enumerate().filter_map(|(place, value)| Some((place, (*value)?))).collect();
-            let pairs = |place: usize| worn[..place].iter().map(move |&one| one);
+            let pairs = |place: usize| worn[..place].iter().copied();
             found.push(worn.iter().enumerate().flat_map(|(place, &other)| pairs(place).map(move |one| [one, other])).collect::<BTreeSet<_>>());
         }
         found
