@@ -164,7 +164,14 @@ fn evaluate(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Report> {
     let lpips = job.lpips.as_deref().map(|path| lpips_network(path, device)).transpose()?;
     let image_tokenizer = part.map(|part| ImageTokenizer { part, lpips });
     let datasets = splits(&job.data, instruments.prompts.caption_rule())?;
-    let parts = split::parts(&job.data)?;
+    let size = instruments.image_size();
+    let parts = split::parts(&job.data)?.filter(|parts| {
+        let fits = parts.size() == size;
+        if !fits {
+            eprintln!("warning: composition is not measured: expected pictures of {} pixels as the dolls', found a bundle that draws {size}", parts.size());
+        }
+        fits
+    });
     let splits = datasets.iter().map(|(name, dataset)| evaluate_split(job, &instruments, image_tokenizer.as_ref(), parts.as_ref(), name, dataset));
     let precision = job.compute.precision.name().to_string();
     Ok(Report { bundle: bundle.manifest().id(), judge: instruments.judge_name(), precision, splits: splits.collect::<anyhow::Result<_>>()? })
