@@ -188,6 +188,27 @@ class Transformer(nn.Module):
         return tokens
 
 
+def latent_diffusion():
+    """diffusers' own networks and scheduler: 20 guided DDIM steps and the decoder, as StableDiffusionPipeline does them."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    unet = placed(UNet2DConditionModel(sample_size=32, block_out_channels=(96, 192, 384, 384), cross_attention_dim=768, attention_head_dim=8).eval())
+    decoder_blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    autoencoder = placed(AutoencoderKL(block_out_channels=(64, 128, 256, 256), layers_per_block=2, latent_channels=4, **decoder_blocks).eval())
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    text, noise = torch.randn(2, 77, 768).to(DTYPE), feature_map(1, 4, 32)
+
+    def picture():
+        scheduler.set_timesteps(20)
+        latents = noise
+        for timestep in scheduler.timesteps:
+            unconditional, conditional = unet(torch.cat([latents] * 2), timestep, encoder_hidden_states=text).sample.chunk(2)
+            latents = scheduler.step(unconditional + 7.5 * (conditional - unconditional), timestep, latents).prev_sample
+        return autoencoder.decode(latents.to(DTYPE) / 0.18215).sample
+
+    return picture
+
+
 def forward_only(call):
     def run():
         with torch.no_grad(), arithmetic():
@@ -246,6 +267,8 @@ def prepare(row):
     if parts[0] == "C":
         network = Transformer().eval().to(DTYPE)
         return forward_only(lambda: network.decode(int(parts[2]))), network.tokens
+    if row == "D":
+        return forward_only(latent_diffusion()), 1
     raise SystemExit(f"unknown row `{row}`")
 
 

@@ -1,5 +1,5 @@
 //! Two-dimensional convolution, channels last, without unfolding the picture: the product drivers are handed pointers to pixels.
-//! Forward and input gradient of larger pictures under 3x3 kernels of stride 1 take a quarter of the multiplications: see `winograd`.
+//! 3x3 kernels of stride 1 take a quarter of the multiplications where there are pixels enough: see `winograd`.
 
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
@@ -161,11 +161,15 @@ pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut 
     if let Some(dbias) = &dbias {
         assert!(dbias.len() == output_channels, "convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
     }
+    let set = InstructionSet::current();
+    if winograd::applies_to_weight_gradient(&shape) {
+        return winograd::weight_gradient(set, x, dy, shape, dweight, dbias);
+    }
     let pixels = batch * shape.output_height() * shape.output_width();
     let zeros = vec![0.0; input_channels];
     let fill = |run: Range<usize>, pointers: &mut [*const f32]| input_pointers(x, &zeros, shape, run, pointers);
     let dy = Rows { values: dy, stride: output_channels };
-    by_columns(InstructionSet::current(), shape.taps(), input_channels, pixels, dy, output_channels, dweight, dbias, false, true, fill);
+    by_columns(set, shape.taps(), input_channels, pixels, dy, output_channels, dweight, dbias, false, true, fill);
 }
 
 /// For a run of output pixels, where each tap's input pixel lies (`zeros` beyond the border): pointers [taps][run].

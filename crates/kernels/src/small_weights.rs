@@ -205,16 +205,27 @@ impl<W: Weight> FewRows<'_, W> {
         // SAFETY: the depths and columns are the matrix's, the caller's promise.
         unsafe {
             let b = self.b.as_ptr().add(depth * columns + column);
-            let weights: [[V; N]; D] = std::array::from_fn(|d| std::array::from_fn(|n| W::load::<V>(b.add(d * columns + n * V::LANES))));
+            // Plain loops, not `array::from_fn`, whose closure would be compiled without this instruction set.
+            let mut weights = [[V::zero(); N]; D];
+            for (d, weights) in weights.iter_mut().enumerate() {
+                for (n, weight) in weights.iter_mut().enumerate() {
+                    *weight = W::load(b.add(d * columns + n * V::LANES));
+                }
+            }
             for row in 0..rows {
                 let a = self.a.as_ptr().add(row * self.sizes.depth + depth);
                 let y = self.y.add(row * columns + column);
-                let mut sums: [V; N] = std::array::from_fn(|n| V::load(y.add(n * V::LANES)));
+                let mut sums = [V::zero(); N];
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = V::load(y.add(n * V::LANES));
+                }
                 for (d, weights) in weights.iter().enumerate() {
                     let a = V::splat(*a.add(d));
-                    sums = std::array::from_fn(|n| a.mul_add(weights[n], sums[n]));
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = a.mul_add(*weight, *sum);
+                    }
                 }
-                for (n, sum) in sums.into_iter().enumerate() {
+                for (n, sum) in sums.iter().enumerate() {
                     sum.store(y.add(n * V::LANES));
                 }
             }
@@ -237,7 +248,9 @@ impl<W: Weight> FewRows<'_, W> {
                 for d in 0..depth {
                     std::ptr::copy_nonoverlapping(self.b.as_ptr().add(d * columns + first), weights.as_mut_ptr(), used);
                     let a = V::splat(self.a[row * depth + d]);
-                    sums = std::array::from_fn(|n| a.mul_add(W::load::<V>(weights.as_ptr().add(n * V::LANES)), sums[n]));
+                    for (n, sum) in sums.iter_mut().enumerate() {
+                        *sum = a.mul_add(W::load(weights.as_ptr().add(n * V::LANES)), *sum);
+                    }
                 }
                 let mut out = [0.0f32; 32];
                 sums[0].store(out.as_mut_ptr());

@@ -73,6 +73,15 @@ fn long_sums_keep_their_accuracy() {
     check(Convolution { input_channels: 17, output_channels: 512, ..shape }, 9);
 }
 
+/// More tiles than a block of the weights' gradient holds, and more output channels than a group.
+#[test]
+fn large_batches_and_wide_layers_keep_their_accuracy() {
+    let shape = Convolution { batch: 5, height: 45, width: 33, input_channels: 9, output_channels: 10, kernel_size: 3, stride: 1, before: 1, after: 1 };
+    check(shape, 10);
+    check(Convolution { batch: 2, height: 16, width: 16, input_channels: 500, output_channels: 131, ..shape }, 11);
+    check(Convolution { batch: 9, height: 8, width: 8, input_channels: 40, output_channels: 48, ..shape }, 12);
+}
+
 #[test]
 fn the_shapes_networks_use() {
     let shape = Convolution { batch: 2, height: 16, width: 16, input_channels: 32, output_channels: 32, kernel_size: 3, stride: 1, before: 1, after: 1 };

@@ -12,7 +12,7 @@ pub const SIZES: [&str; 4] = ["A_size_64", "A_size_128", "A", "A_size_512"];
 pub const THREADED: [&str; 2] = ["A", "B"];
 
 /// Rows with feature maps, which torch can lay out in two ways.
-const MAPS: [&str; 9] = [
+const MAPS: [&str; 10] = [
     "conv_1x128x128x128_forward",
     "conv_16x32x32x64_forward",
     "conv_1x32x32x512_forward",
@@ -22,6 +22,7 @@ const MAPS: [&str; 9] = [
     "group_norm_silu_1x256x256x128",
     "A",
     "B",
+    "D",
 ];
 const OTHERS: [&str; 5] = ["matmul_4096x512x2048", "attention_1024", "attention_4096", "C_batch_1", "C_batch_8"];
 

@@ -165,7 +165,10 @@ impl RowBlock<'_> {
             let out: [*mut f32; M] = std::array::from_fn(|i| self.out.add(*self.offsets.get_unchecked(row + i) + column));
             let mut sums = [[V::zero(); 2]; M];
             if !first {
-                sums = out.map(|out| load_pair(out, used));
+                // Not `map`, whose closure would be compiled without this instruction set.
+                for (sum, out) in sums.iter_mut().zip(out) {
+                    *sum = load_pair(out, used);
+                }
             } else if let Some(bias) = self.bias {
                 sums = [load_pair(bias.as_ptr().add(column), used); M];
             }

@@ -15,10 +15,10 @@ use smalti_nn::optimizer::FusedAdamW;
 use smalti_nn::precision::{self, HalfFormat};
 use smalti_nn::{Initializer, Precision};
 
-const SEED: u64 = 0;
+pub const SEED: u64 = 0;
 
 /// As bundles are loaded for drawing: in bf16 runs weights are stored so.
-fn stored<M: Module>(network: M) -> M {
+pub fn stored<M: Module>(network: M) -> M {
     match precision::current() {
         Precision::F32 => network,
         Precision::Bf16 => precision::store_weights(network, HalfFormat::Bf16),
@@ -26,7 +26,7 @@ fn stored<M: Module>(network: M) -> M {
 }
 
 /// Of a weight of such a network.
-fn weight_bytes() -> f64 {
+pub fn weight_bytes() -> f64 {
     match precision::current() {
         Precision::F32 => 4.0,
         Precision::Bf16 => 2.0,

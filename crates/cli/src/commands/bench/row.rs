@@ -1,5 +1,6 @@
 //! The rows: what is measured, by name.
 
+use super::latent_diffusion;
 use super::networks::{self, Decoding};
 use super::operations;
 
@@ -50,6 +51,7 @@ enum Workload {
     },
     UnetStep,
     Decoding(Decoding),
+    LatentDiffusion,
 }
 
 impl Row {
@@ -66,6 +68,7 @@ impl Row {
             Workload::Decoder { batch, picture_size } => networks::decoder(batch, picture_size),
             Workload::UnetStep => networks::unet_step(),
             Workload::Decoding(decoding) => networks::decoding(decoding),
+            Workload::LatentDiffusion => latent_diffusion::picture(),
         }
     }
 }
@@ -114,6 +117,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "B", unit: "step", usual: true, workload: Workload::UnetStep },
     Row { name: "C_batch_1", unit: "token", usual: true, workload: Workload::Decoding(Decoding { batch: 1 }) },
     Row { name: "C_batch_8", unit: "token", usual: true, workload: Workload::Decoding(Decoding { batch: 8 }) },
+    Row { name: "D", unit: "picture", usual: true, workload: Workload::LatentDiffusion },
     decoder("A_batch_2", 2, 256),
     decoder("A_batch_4", 4, 256),
     decoder("A_batch_8", 8, 256),
@@ -135,6 +139,6 @@ mod tests {
         assert_eq!(names("C"), ["C_batch_1", "C_batch_8"]);
         assert_eq!(names("A_batch_2"), ["A_batch_2"]);
         assert_eq!(names("conv").len(), 6);
-        assert!(names("D").is_empty());
+        assert!(names("E").is_empty());
     }
 }
