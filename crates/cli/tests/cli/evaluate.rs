@@ -90,6 +90,59 @@ fn a_sweep_is_a_row_for_each_way_and_never_draws_one_twice() {
     assert!(homeless.status == 2 && homeless.stderr.contains("--out <DIR>"), "{homeless:?}");
 }
 
+/// Dolls of two attributes, 4x4 parts grown to `size`, built by the program from a recipe of its own.
+fn build_dolls(workplace: &Workplace, out: &str, size: usize) {
+    for (attribute, colour, column) in [("body", [200, 0, 0], 0), ("hat", [0, 200, 0], 2)] {
+        for row in 0..4 {
+            let mut rgba = image::RgbaImage::new(4, 4);
+            (0..2).for_each(|x| rgba.put_pixel(column + x, row, image::Rgba([colour[0], colour[1], colour[2], 255])));
+            let mut bytes = std::io::Cursor::new(Vec::new());
+            rgba.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+            workplace.write(&format!("sources/{attribute}/{row}.png"), bytes.into_inner());
+        }
+    }
+    let attribute = |name: &str| {
+        let values: Vec<String> = (0..4).map(|row| format!("{row} = \"a {name} of row {row}\"\n")).collect();
+        format!("[[attributes]]\nname = \"{name}\"\nfolder = \"{name}\"\n[attributes.values]\n{}", values.concat())
+    };
+    let recipe = format!(
+        "kind = \"dolls\"\nname = \"tiny\"\nsource_folder = \"sources\"\nsize = {size}\nbackground = [255, 255, 255]\nseed = \"seed\"\ntrain_count = 10\n\
+         held_out_count = 6\nheld_out_combinations = 0.3\nshard_size = 16\ncompress = false\ncaptions = [\"{{subject}} with {{others}}\"]\nsubject = \"body\"\n\
+         source = \"made\"\nlicence = \"CC0-1.0\"\nattribution = \"nobody\"\n{}{}",
+        attribute("body"),
+        attribute("hat")
+    );
+    workplace.write("dolls.toml", recipe);
+    workplace.succeed(&["data", "build", "dolls.toml", "--out", out]);
+}
+
+#[test]
+fn dolls_are_measured_part_by_part() {
+    let workplace = Workplace::with_bundle();
+    build_dolls(&workplace, "dolls", 16);
+    let evaluate = |more: &[&str]| workplace.run(&[&["evaluate", "--bundle", "tiny"], more].concat());
+    for (data, split) in [("dolls", "pairs"), ("dolls/train", "train")] {
+        let report = workplace.json(&["evaluate", "--bundle", "tiny", "--data", data, "--json"]);
+        let measured = &report["splits"][0];
+        assert_eq!(measured["split"], split, "{report}");
+        let attributes = measured["composition"]["attributes"].as_array().unwrap_or_else(|| panic!("{report}"));
+        let names: Vec<&str> = attributes.iter().map(|attribute| attribute["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["body", "hat"]);
+        for attribute in attributes {
+            let right = attribute["right"]["value"].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&right) && attribute["chance"] == 0.25, "{report}");
+        }
+    }
+    let text = evaluate(&["--data", "dolls"]).stdout;
+    assert!(text.contains("body") && text.contains("hat"), "{text}");
+    // Dolls of another size than the bundle draws: everything else is measured, and it is said what is not.
+    build_dolls(&workplace, "large", 32);
+    let large = evaluate(&["--data", "large", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&large.stdout).unwrap_or_else(|error| panic!("{error}: {large:?}"));
+    assert!(report["splits"][0]["composition"].is_null() && report["splits"][0]["generation"].is_object(), "{report}");
+    assert!(large.stderr.contains("composition is not measured: expected pictures of 32 pixels as the dolls', found a bundle that draws 16"), "{large:?}");
+}
+
 #[test]
 fn what_cannot_be_measured_is_an_error() {
     let workplace = Workplace::with_bundle();
