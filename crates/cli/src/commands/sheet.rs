@@ -25,13 +25,13 @@ pub struct Flags {
     /// Pictures drawn for each prompt, of which the best by the bundle's ranking is shown
     #[arg(long, value_name = "K", default_value_t = 1)]
     candidates: usize,
-    /// The same for every prompt
+    /// The first prompt's; each further prompt takes the next number
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// The PNG to write
     #[arg(long, value_name = "FILE", default_value = "sheet.png")]
     out: PathBuf,
-    /// Print one JSON object: the sheet, and prompt, number, score and image tokens of each picture
+    /// Print one JSON object: the sheet, and prompt, seed, number, score and image tokens of each picture
     #[arg(long)]
     json: bool,
     /// Show the sheet in the terminal, on stderr
@@ -61,8 +61,11 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let keep = (flags.candidates > 1).then_some(1);
     let classifier = flags.sampling.classifier();
     let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("")? };
-    let requests: Vec<Request> =
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| Request { prompt: line.to_string(), ..template.clone() }).collect();
+    let prompts = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let requests: Vec<Request> = prompts
+        .zip(0..)
+        .map(|(prompt, index)| Request { prompt: prompt.to_string(), seed: flags.seed.wrapping_add(index), ..template.clone() })
+        .collect();
     if requests.is_empty() {
         bail!("{}: expected a prompt in each line, found none", flags.prompts.display());
     }
@@ -81,6 +84,7 @@ struct Output {
 #[derive(Serialize)]
 struct PictureOutput {
     prompt: String,
+    seed: u64,
     index: usize,
     score: Option<f32>,
     image_tokens: Vec<u32>,
@@ -111,7 +115,8 @@ fn draw(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Vec<smalti_data::Pi
     let (mut pictures, mut outputs) = (Vec::new(), Vec::new());
     for (done, request) in job.requests.iter().enumerate() {
         for made in text_to_image.generate(request, &mut |_| {})?.pictures {
-            outputs.push(PictureOutput { prompt: request.prompt.clone(), index: made.index, score: made.score, image_tokens: made.image_tokens });
+            let (prompt, seed) = (request.prompt.clone(), request.seed);
+            outputs.push(PictureOutput { prompt, seed, index: made.index, score: made.score, image_tokens: made.image_tokens });
             pictures.push(made.picture);
         }
         reporter.report("drawing a picture for each prompt", done + 1, job.requests.len());

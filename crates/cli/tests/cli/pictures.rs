@@ -48,10 +48,11 @@ fn a_generated_picture_gets_its_score_again() {
 fn a_sheet_has_a_picture_for_each_line() {
     let workplace = Workplace::with_bundle();
     workplace.write("prompts.txt", "a red heart\n\n  a blue fish \na tree\n");
-    let json = workplace.json(&["sheet", "prompts.txt", "--bundle", "tiny", "--candidates", "2", "--out", "all.png", "--json"]);
+    let json = workplace.json(&["sheet", "prompts.txt", "--bundle", "tiny", "--candidates", "2", "--seed", "6", "--out", "all.png", "--json"]);
     let prompts: Vec<&str> = json["pictures"].as_array().unwrap().iter().map(|made| made["prompt"].as_str().unwrap()).collect();
     assert_eq!(prompts, ["a red heart", "a blue fish", "a tree"]);
-    let alone = workplace.json(&["generate", "a blue fish", "--bundle", "tiny", "--count", "2", "--keep", "1", "--json"]);
+    let alone = workplace.json(&["generate", "a blue fish", "--bundle", "tiny", "--count", "2", "--keep", "1", "--seed", "7", "--json"]);
+    assert_eq!(json["pictures"][1]["seed"], 7, "each prompt its own seed: diffusion draws much alike from one start");
     assert_eq!(json["pictures"][1]["image_tokens"], alone["pictures"][0]["image_tokens"], "the sheet shows what generate makes");
     assert!(Picture::open(&workplace.path("all.png"), &Default::default()).is_ok());
 }
