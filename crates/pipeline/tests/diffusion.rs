@@ -80,6 +80,41 @@ fn pictures_do_not_depend_on_count_batch_place_or_threads() {
     }
 }
 
+#[test]
+fn prompts_that_share_batches_are_drawn_as_alone() {
+    let ranked = load(Bundle { contrastive: tiny_bundle().contrastive, ..latent_bundle() });
+    for (system, prompts) in
+        [(pixels(), ["red", "", "blue"]), (load(latent_bundle()), ["a red heart", "a blue fish", "a tree"]), (ranked, ["a red heart", "a blue fish", "a tree"])]
+    {
+        let keep = system.ranks().then_some(1);
+        let projection = Some(ProjectionOptions { parallel: 0.0, momentum: -0.5, norm: 2.5 });
+        for diffusion in
+            [DiffusionOptions::default(), DiffusionOptions { projection, film_strip: 2, sampler: Some(Sampler::Ddpm), ..DiffusionOptions::default() }]
+        {
+            // The last but one is of its own: another scale.
+            let scales = [None, None, None, Some(3.0), None];
+            let requests: Vec<Request> = (0..5)
+                .map(|index| Request {
+                    seed: 7 + index as u64,
+                    keep,
+                    guidance_scale: scales[index],
+                    diffusion: diffusion.clone(),
+                    ..request(prompts[index % 3], 2, 3)
+                })
+                .collect();
+            let alone: Vec<_> = requests.iter().map(|request| system.generate(request, &mut |_| {}).unwrap()).collect();
+            assert!(alone.windows(2).all(|pair| pair[0] != pair[1]));
+            let mut reports: Vec<Progress> = Vec::new();
+            assert_eq!(system.generate_all(&requests, &mut |progress| reports.push(progress)).unwrap(), alone, "{prompts:?}");
+            let steps = reports.iter().filter(|report| report.stage == Stage::Steps);
+            assert!(steps.clone().any(|report| report.done == report.total) && steps.clone().all(|report| report.done <= report.total), "{reports:?}");
+        }
+    }
+    let (system, longer) = (pixels(), "red ".repeat(99));
+    assert!(system.generate_all(&[request("red", 1, 4), request(&longer, 1, 4)], &mut |_| {}).is_err(), "what one refuses is refused");
+    assert_eq!(system.generate_all(&[], &mut |_| {}).unwrap(), []);
+}
+
 /// The same walk, written down again around the network itself.
 #[test]
 fn guidance_of_one_is_the_network_told_the_class() {

@@ -62,10 +62,8 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let classifier = flags.sampling.classifier();
     let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("")? };
     let prompts = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let requests: Vec<Request> = prompts
-        .zip(0..)
-        .map(|(prompt, index)| Request { prompt: prompt.to_string(), seed: flags.seed.wrapping_add(index), ..template.clone() })
-        .collect();
+    let requests: Vec<Request> =
+        prompts.zip(0..).map(|(prompt, index)| Request { prompt: prompt.to_string(), seed: flags.seed.wrapping_add(index), ..template.clone() }).collect();
     if requests.is_empty() {
         bail!("{}: expected a prompt in each line, found none", flags.prompts.display());
     }
@@ -113,13 +111,15 @@ fn draw(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Vec<smalti_data::Pi
     let text_to_image = TextToImage::load(bundle, &job.compute.device)?;
     let mut reporter = Reporter::new();
     let (mut pictures, mut outputs) = (Vec::new(), Vec::new());
-    for (done, request) in job.requests.iter().enumerate() {
-        for made in text_to_image.generate(request, &mut |_| {})?.pictures {
-            let (prompt, seed) = (request.prompt.clone(), request.seed);
-            outputs.push(PictureOutput { prompt, seed, index: made.index, score: made.score, image_tokens: made.image_tokens });
-            pictures.push(made.picture);
+    for requests in job.requests.chunks(job.requests[0].batch_size) {
+        for (request, made) in requests.iter().zip(text_to_image.generate_all(requests, &mut |_| {})?) {
+            for made in made.pictures {
+                let (prompt, seed) = (request.prompt.clone(), request.seed);
+                outputs.push(PictureOutput { prompt, seed, index: made.index, score: made.score, image_tokens: made.image_tokens });
+                pictures.push(made.picture);
+            }
         }
-        reporter.report("drawing a picture for each prompt", done + 1, job.requests.len());
+        reporter.report("drawing a picture for each prompt", pictures.len(), job.requests.len());
     }
     Ok((pictures, outputs))
 }

@@ -1,6 +1,6 @@
 //! Text tokens -> image tokens, one after the other -> pixels (DALL-E mini).
 
-use super::{Request, Truncation};
+use super::{Made, MadePicture, Request, Truncation};
 use crate::manifest::DALLE_BART_GUIDANCE_SCALE;
 use crate::progress::{Progress, Stage};
 use crate::rerank::no_text_tokenizer;
@@ -15,14 +15,6 @@ use std::ops::Range;
 
 /// Pictures decoded at once.
 const DECODE_BATCH_SIZE: usize = 8;
-
-/// The pictures of a request.
-pub(super) struct Drawn {
-    pub pictures: Vec<Picture>,
-    /// As many as there are pictures, row after row.
-    pub image_tokens: Vec<Vec<u32>>,
-    pub truncated: Option<Truncation>,
-}
 
 /// An image tokenizer with a codebook and a generator of its codes.
 #[derive(Clone, Debug)]
@@ -56,12 +48,14 @@ impl Autoregressive {
         self.image_tokenizer.image_size
     }
 
-    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Drawn, PipelineError> {
+    /// The pictures of a request, not ranked.
+    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
         check(request)?;
         let (prompt, truncated) = self.encode(&request.prompt)?;
         let image_tokens = self.draw_tokens(request, &prompt, progress)?;
         let pictures = self.decode(&image_tokens, progress)?;
-        Ok(Drawn { pictures, image_tokens, truncated })
+        let made = |(index, (picture, image_tokens))| MadePicture { picture, index, score: None, image_tokens, film_strip: Vec::new() };
+        Ok(Made { pictures: pictures.into_iter().zip(image_tokens).enumerate().map(made).collect(), truncated })
     }
 
     fn text_tokenizer(&self) -> Result<&TextTokenizer, PipelineError> {

@@ -60,27 +60,27 @@ impl Rows {
         !matches!(self.prompt, Row::Nothing)
     }
 
-    /// `count` rows of the prompt, then, with `guided`, as many of what guidance leads away from.
-    pub fn conditions(&self, count: usize, guided: bool, device: &burn::tensor::Device) -> Conditions {
-        let rows: &[&Row] = if guided { &[&self.prompt, &self.null] } else { &[&self.prompt] };
-        match &self.prompt {
-            Row::Nothing => Conditions::default(),
-            Row::Class(_) => {
-                let numbers = rows.iter().flat_map(|row| match row {
-                    Row::Class(number) => vec![*number; count],
-                    _ => Vec::new(),
-                });
-                let numbers: Vec<i64> = numbers.collect();
-                Conditions::class(Tensor::<1, Int>::from_data(numbers.as_slice(), device))
-            }
-            Row::Text(_) => {
-                let texts: Vec<&Text> = rows.iter().filter_map(|row| if let Row::Text(text) = row { Some(&**text) } else { None }).collect();
-                let [_, tokens, channels] = texts[0].states.dims();
-                let states = texts.iter().map(|text| text.states.clone().expand([count, tokens, channels])).collect();
-                let visible: Option<Vec<_>> = texts.iter().map(|text| text.visible.clone().map(|visible| visible.expand([count, tokens]))).collect();
-                Conditions::text(Tensor::cat(states, 0), visible.map(|visible| Tensor::cat(visible, 0)))
+    /// A row of the prompt for each canvas of a batch, then, with `guided`, as many of what guidance leads away from. The canvases may be of different prompts
+    /// to the same generator.
+    pub fn conditions(canvases: &[&Self], guided: bool, device: &burn::tensor::Device) -> Conditions {
+        let nulls = canvases.iter().filter(|_| guided).map(|rows| &rows.null);
+        let (mut numbers, mut texts): (Vec<i64>, Vec<&Text>) = (Vec::new(), Vec::new());
+        for row in canvases.iter().map(|rows| &rows.prompt).chain(nulls) {
+            match row {
+                Row::Nothing => {}
+                Row::Class(number) => numbers.push(*number),
+                Row::Text(text) => texts.push(text),
             }
         }
+        if !numbers.is_empty() {
+            return Conditions::class(Tensor::<1, Int>::from_data(numbers.as_slice(), device));
+        }
+        if texts.is_empty() {
+            return Conditions::default();
+        }
+        let states = texts.iter().map(|text| text.states.clone()).collect();
+        let visible: Option<Vec<_>> = texts.iter().map(|text| text.visible.clone()).collect();
+        Conditions::text(Tensor::cat(states, 0), visible.map(|visible| Tensor::cat(visible, 0)))
     }
 }
 

@@ -5,7 +5,7 @@ use super::conditions::{Meaning, Rows, wanted_class};
 use super::estimate::{Estimate, Watch};
 use super::guided::{Guided, Pull};
 use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
-use super::{Truncation, absent};
+use super::{Made, MadePicture, absent};
 use crate::agreement::{LatentFacts, check_guidance, check_stages};
 use crate::manifest::{Canvas, ClassifierConfig, DiffusionConfig};
 use crate::parts::{Diffusion, Generator};
@@ -41,10 +41,12 @@ pub(super) struct DiffusionSystem {
     classifier: Option<ClassifierPart>,
 }
 
-/// What the pictures of one batch share.
+/// Pictures that are drawn side by side.
 struct Batch<'a> {
+    /// Of the first of them; the others differ from it in prompt and seed only.
     request: &'a Request,
-    rows: &'a Rows,
+    /// Of each picture.
+    rows: Vec<&'a Rows>,
     pull: Option<Pull<'a>>,
     /// Of the first of the batch.
     start: usize,
@@ -88,22 +90,27 @@ impl DiffusionSystem {
         self.stages.last().map_or(0, |stage| stage.config.image_size)
     }
 
-    pub fn draw(&self, request: &Request, watch: &mut Watch) -> Result<(Vec<Drawn>, Option<Truncation>), PipelineError> {
+    /// The pictures of each request, not ranked. The requests may differ in prompt and seed only ([`Request::may_share_batches`]).
+    pub fn draw(&self, requests: &[Request], watch: &mut Watch) -> Result<Vec<Made>, PipelineError> {
+        let Some(first) = requests.first() else { return Ok(Vec::new()) };
         let configs: Vec<&DiffusionConfig> = self.stages.iter().map(|stage| &stage.config).collect();
-        let plans = plans(&configs, self.canvas(configs[0]), self.classifier.as_ref().map(|part| &part.config), request)?;
-        let (rows, truncated) = Rows::new(configs[0], self.text_encoder.as_ref(), request)?;
-        let pull = self.pull(request)?;
+        let plans = plans(&configs, self.canvas(configs[0]), self.classifier.as_ref().map(|part| &part.config), first)?;
+        let rows = requests.iter().map(|request| Rows::new(configs[0], self.text_encoder.as_ref(), request)).collect::<Result<Vec<_>, _>>()?;
+        let pull = self.pull(first)?;
         let step_count: usize = plans.iter().map(Plan::steps_walked).sum();
-        let mut made = Vec::with_capacity(request.count);
-        for start in (0..request.count).step_by(request.batch_size) {
-            let numbers = start..request.count.min(start + request.batch_size);
-            let rngs = numbers.clone().map(|index| picture_rng(request.seed, index as u64)).collect();
-            let mut batch = Batch { request, rows: &rows, pull, start, rngs };
+        let total = requests.len() * first.count;
+        let mut made = Vec::with_capacity(total);
+        for start in (0..total).step_by(first.batch_size) {
+            let numbers = start..total.min(start + first.batch_size);
+            // Which request a picture is of, and its number there.
+            let places = numbers.clone().map(|number| (number / first.count, number % first.count));
+            let rngs = places.clone().map(|(request, index)| picture_rng(requests[request].seed, index as u64)).collect();
+            let mut batch = Batch { request: first, rows: places.map(|(request, _)| &rows[request].0).collect(), pull, start, rngs };
             let mut step = 0;
             let mut observe = |estimate: &Estimate| {
                 step += 1;
                 let done = numbers.start * step_count + numbers.len() * step;
-                (watch.progress)(Progress { stage: Stage::Steps, done, total: request.count * step_count });
+                (watch.progress)(Progress { stage: Stage::Steps, done, total: total * step_count });
                 (watch.estimate)(estimate);
             };
             let mut drawn: Vec<Drawn> = Vec::new();
@@ -112,7 +119,10 @@ impl DiffusionSystem {
             }
             made.extend(drawn);
         }
-        Ok((made, truncated))
+        let mut made = made.into_iter();
+        let mut next =
+            |index| made.next().map(|Drawn { picture, film_strip }| MadePicture { picture, index, score: None, image_tokens: Vec::new(), film_strip });
+        Ok(rows.iter().map(|(_, truncated)| Made { pictures: (0..first.count).map_while(&mut next).collect(), truncated: *truncated }).collect())
     }
 
     /// The classifier that a request asks for, and the class.
@@ -146,7 +156,7 @@ impl DiffusionSystem {
             None => plan.start_from_noise(&noise),
         };
         let known = initial.as_ref().and_then(|initial| Some(Known { clean: &initial.clean, noise: &noise, keep: initial.keep.as_ref()? }));
-        let guided = Guided::new(stage, batch.request, batch.rows, count, shape).enlarging(low_resolution);
+        let guided = Guided::new(stage, batch.request, &batch.rows, shape).enlarging(low_resolution);
         // A classifier knows the canvases of the first stage; the others only enlarge.
         let mut guided = guided.pulled_by(batch.pull.filter(|_| stage.config.low_resolution.is_none()));
         let denoise = |input: &[f32], level: &Level| Ok::<_, Infallible>(guided.output(input, level));

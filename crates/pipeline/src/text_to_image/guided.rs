@@ -19,14 +19,13 @@ pub(super) struct Pull<'a> {
     pub scale: f64,
 }
 
-/// One stage and one batch of a request, as a function from noisy canvases to the network's output.
+/// One stage and one batch of canvases, as a function from noisy canvases to the network's output.
 pub(super) struct Guided<'a> {
     stage: &'a Diffusion,
-    rows: &'a Rows,
+    /// Of each canvas.
+    rows: &'a [&'a Rows],
     low_resolution: Option<LowResolution>,
     pull: Option<Pull<'a>>,
-    /// Canvases of the batch.
-    count: usize,
     /// Height, width and channels of each.
     shape: [usize; 3],
     scale: f64,
@@ -37,14 +36,13 @@ pub(super) struct Guided<'a> {
 }
 
 impl<'a> Guided<'a> {
-    pub fn new(stage: &'a Diffusion, request: &Request, rows: &'a Rows, count: usize, shape: [usize; 3]) -> Self {
+    pub fn new(stage: &'a Diffusion, request: &Request, rows: &'a [&'a Rows], shape: [usize; 3]) -> Self {
         let options = &request.diffusion;
         Self {
             stage,
             rows,
             low_resolution: None,
             pull: None,
-            count,
             shape,
             scale: f64::from(request.guidance_scale.unwrap_or(stage.config.sampling.guidance_scale)),
             interval: options.guidance_interval.unwrap_or(Interval::whole()),
@@ -80,14 +78,14 @@ impl<'a> Guided<'a> {
     /// Guided by what the prompt changes.
     fn told(&mut self, input: &[f32], level: &Level) -> Vec<f32> {
         let scale = self.interval.scale_at(level, self.scale);
-        if scale == 1.0 || !self.rows.differ() {
+        if scale == 1.0 || !self.rows.iter().any(|rows| rows.differ()) {
             return self.forward(input, level, false);
         }
         let output = self.forward(input, level, true);
         let (conditional, unconditional) = output.split_at(output.len() / 2);
         let (value_count, mut output) = (self.value_count(), conditional.to_vec());
         // Guidance is a matter of the prediction alone; a learned variance, which follows it in each picture, stays that of the prompt.
-        let [conditional, unconditional] = [conditional, unconditional].map(|rows| predictions(rows, self.count, value_count));
+        let [conditional, unconditional] = [conditional, unconditional].map(|rows| predictions(rows, self.rows.len(), value_count));
         let mut guided = match &mut self.projection {
             None => guidance::classifier_free(&conditional, &unconditional, scale),
             Some(projection) => {
@@ -105,10 +103,10 @@ impl<'a> Guided<'a> {
     /// The network's own output: of the prompt and, with `both`, then of what guidance leads away from.
     fn forward(&self, input: &[f32], level: &Level, both: bool) -> Vec<f32> {
         let copies = if both { 2 } else { 1 };
-        let (rows, [height, width, channels]) = (copies * self.count, self.shape);
+        let (rows, [height, width, channels]) = (copies * self.rows.len(), self.shape);
         let noisy = Tensor::<4>::from_data(TensorData::new(input.repeat(copies), [rows, height, width, channels]), &self.device);
         let timesteps = Tensor::<1>::from_data(vec![level.timestep as f32; rows].as_slice(), &self.device);
-        let mut conditions = self.rows.conditions(self.count, both, &self.device);
+        let mut conditions = Rows::conditions(self.rows, both, &self.device);
         conditions.low_resolution = self
             .low_resolution
             .as_ref()
@@ -120,9 +118,9 @@ impl<'a> Guided<'a> {
     fn pulled(&self, pull: Pull, mut output: Vec<f32>, input: &[f32], level: &Level) -> Vec<f32> {
         let DiffusionConfig { parameterization, process, .. } = &self.stage.config;
         // The classifier sees the sample times a scale, as the network does: the chain rule gives the gradient for the sample that scale.
-        let gradient = scaled(&pull.gradient(input, level, self.count, self.shape), process.input_scale(level));
+        let gradient = scaled(&pull.gradient(input, level, self.rows.len(), self.shape), process.input_scale(level));
         let value_count = self.value_count();
-        let predicted = predictions(&output, self.count, value_count);
+        let predicted = predictions(&output, self.rows.len(), value_count);
         let moved = guidance::classifier(*parameterization, level, &predicted, &gradient, pull.scale);
         put_predictions(&mut output, &moved, value_count);
         output
@@ -233,7 +231,7 @@ mod tests {
         let (rows, _) = Rows::new(&config, None, &request).unwrap();
         let sample: Vec<f32> = (0..48).map(|index| (index as f32 * 0.7).sin() * 2.0).collect();
         let input = scaled(&sample, input_scale);
-        let clean = |pull| parameterization.clean(&level, &sample, &Guided::new(&stage, &request, &rows, 1, [4, 4, 3]).pulled_by(pull).output(&input, &level));
+        let clean = |pull| parameterization.clean(&level, &sample, &Guided::new(&stage, &request, &[&rows], [4, 4, 3]).pulled_by(pull).output(&input, &level));
         let (free, pulled) = (clean(None), clean(Some(Pull { classifier: &classifier, class: 2, scale })));
         let gradient: Vec<f64> = pulled.iter().zip(&free).map(|(a, b)| f64::from(a - b) / (level.sigma.powi(2) / level.alpha * scale)).collect();
 

@@ -210,35 +210,41 @@ impl TextToImage {
 
     /// The same pictures, with a look at them on their way.
     pub fn generate_watched(&self, request: &Request, watch: &mut Watch) -> Result<Made, PipelineError> {
-        request.validate()?;
-        check_keep(request, self.ranks())?;
-        let mut truncated = None;
-        let mut made: Vec<MadePicture> = match &self.system {
-            System::Autoregressive(system) => {
-                let autoregressive::Drawn { pictures, image_tokens, truncated: cut } = system.draw(request, watch.progress)?;
-                truncated = cut;
-                let numbered = pictures.into_iter().zip(image_tokens).enumerate();
-                numbered.map(|(index, (picture, image_tokens))| MadePicture { picture, index, score: None, image_tokens, film_strip: Vec::new() }).collect()
-            }
-            System::Diffusion(system) => {
-                let (pictures, cut) = system.draw(request, watch)?;
-                truncated = truncated.or(cut);
-                let numbered = pictures.into_iter().enumerate();
-                numbered
-                    .map(|(index, drawn)| MadePicture { picture: drawn.picture, index, score: None, image_tokens: Vec::new(), film_strip: drawn.film_strip })
-                    .collect()
-            }
-        };
-        // Without a prompt there is nothing to rank by.
-        if let Some(contrastive) = self.contrastive.as_ref().filter(|_| !request.prompt.trim().is_empty()) {
-            let pictures: Vec<Picture> = made.iter().map(|made| made.picture.clone()).collect();
-            let scores = rerank::scores(contrastive, &request.prompt, &pictures, watch.progress)?;
-            made.iter_mut().zip(&scores).for_each(|(made, score)| made.score = Some(*score));
-            if let Some(keep) = request.keep {
-                made = rerank::order(&scores).into_iter().take(keep).map(|index| made[index].clone()).collect();
-            }
+        let mut made = self.generate_alike(std::slice::from_ref(request), watch)?;
+        Ok(made.pop().expect("as many as there are requests"))
+    }
+
+    /// What [`Self::generate`] makes of each request. Where prompts can share a batch they do (diffusion), which takes less time than one after the other.
+    pub fn generate_all(&self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Made>, PipelineError> {
+        let alike = requests.chunk_by(Request::may_share_batches);
+        let made = alike.map(|requests| self.generate_alike(requests, &mut Watch { progress: &mut *progress, estimate: &mut |_| {} }));
+        Ok(made.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// Of requests that may share batches.
+    fn generate_alike(&self, requests: &[Request], watch: &mut Watch) -> Result<Vec<Made>, PipelineError> {
+        for request in requests {
+            request.validate()?;
+            check_keep(request, self.ranks())?;
         }
-        Ok(Made { pictures: made, truncated })
+        let unranked: Vec<Made> = match &self.system {
+            System::Autoregressive(system) => requests.iter().map(|request| system.draw(request, watch.progress)).collect::<Result<_, _>>()?,
+            System::Diffusion(system) => system.draw(requests, watch)?,
+        };
+        requests.iter().zip(unranked).map(|(request, made)| self.ranked(request, made, watch.progress)).collect()
+    }
+
+    /// With scores, and the best alone if the request says so.
+    fn ranked(&self, request: &Request, mut made: Made, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
+        // Without a prompt there is nothing to rank by.
+        let Some(contrastive) = self.contrastive.as_ref().filter(|_| !request.prompt.trim().is_empty()) else { return Ok(made) };
+        let pictures: Vec<Picture> = made.pictures.iter().map(|made| made.picture.clone()).collect();
+        let scores = rerank::scores(contrastive, &request.prompt, &pictures, progress)?;
+        made.pictures.iter_mut().zip(&scores).for_each(|(made, score)| made.score = Some(*score));
+        if let Some(keep) = request.keep {
+            made.pictures = rerank::order(&scores).into_iter().take(keep).map(|index| made.pictures[index].clone()).collect();
+        }
+        Ok(made)
     }
 }
 

@@ -77,6 +77,14 @@ pub struct InitialPicture {
     pub mask: Option<Picture>,
 }
 
+impl Request {
+    /// Whether pictures of both may be drawn side by side: they differ in prompt and seed only, and nothing else is bound to one of them.
+    pub(super) fn may_share_batches(&self, other: &Self) -> bool {
+        let free = |options: &DiffusionOptions| options.noise.is_none() && options.classifier.is_none();
+        free(&self.diffusion) && *self == Self { prompt: self.prompt.clone(), seed: self.seed, ..other.clone() }
+    }
+}
+
 impl DiffusionOptions {
     /// The name of an option that is not as it would be unsaid.
     pub(super) fn first_set(&self) -> Option<&'static str> {

@@ -111,13 +111,17 @@ impl Instruments {
     pub fn draw(&self, stage: &str, request: &Request, captions: &[String]) -> anyhow::Result<Vec<Drawn>> {
         let mut reporter = Reporter::new();
         let mut drawn = Vec::new();
-        for (index, caption) in captions.iter().enumerate() {
-            let request = Request { seed: request.seed.wrapping_add(index as u64), ..self.prompts.request(request, caption) };
+        let requests: Vec<Request> = captions
+            .iter()
+            .zip(0..)
+            .map(|(caption, index)| Request { seed: request.seed.wrapping_add(index), ..self.prompts.request(request, caption) })
+            .collect();
+        for requests in requests.chunks(request.batch_size.max(1)) {
             let started = Instant::now();
-            let made = self.text_to_image.generate(&request, &mut |_| {})?;
-            let seconds = started.elapsed().as_secs_f64();
-            drawn.extend(made.pictures.into_iter().take(1).map(|made| Drawn { picture: made.picture, seconds }));
-            reporter.report(stage, index + 1, captions.len());
+            let made = self.text_to_image.generate_all(requests, &mut |_| {})?;
+            let seconds = started.elapsed().as_secs_f64() / requests.len() as f64;
+            drawn.extend(made.into_iter().flat_map(|made| made.pictures.into_iter().take(1)).map(|made| Drawn { picture: made.picture, seconds }));
+            reporter.report(stage, drawn.len(), captions.len());
         }
         Ok(drawn)
     }
