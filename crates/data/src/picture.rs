@@ -101,6 +101,15 @@ impl Picture {
         atomic_write::write(path, &bytes)
     }
 
+    /// Each pixel as a square of `factor` (at least 1) by `factor`: small pictures seen large, without blur.
+    pub fn enlarged(&self, factor: usize) -> Self {
+        let mut large = Self::filled(self.width * factor, self.height * factor, [0; 3]);
+        for (place, pixel) in large.rgb.chunks_exact_mut(3).enumerate() {
+            pixel.copy_from_slice(&self.pixel(place % large.width / factor, place / large.width / factor));
+        }
+        large
+    }
+
     /// The RGB of one pixel. Panics outside the picture.
     pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
         assert!(x < self.width && y < self.height, "pixel ({x}, {y}) of a {}x{} picture", self.width, self.height);

@@ -305,12 +305,7 @@ fn sheet(order: &[usize], pictures: &[Picture], drawn: &[Entry], training: &Data
     let shown_size = size.max(SHOWN_SIZE.div_ceil(size) * size);
     let shown = |picture: &Picture, number: &str| {
         // Small pictures are enlarged without blur: their pixels are what is compared.
-        let factor = shown_size / size;
-        let mut large = Picture::filled(shown_size, shown_size, [255; 3]);
-        for (place, pixel) in large.rgb.chunks_exact_mut(3).enumerate() {
-            pixel.copy_from_slice(&picture.pixel(place % shown_size / factor, place / shown_size / factor));
-        }
-        with_number_below(&large, number, (shown_size / 32).max(1))
+        with_number_below(&picture.enlarged(shown_size / size), number, (shown_size / 32).max(1))
     };
     let mut groups = Vec::new();
     for &index in order {

@@ -28,6 +28,9 @@ pub struct Flags {
     /// The first prompt's; each further prompt takes the next number
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// Show each pixel as N by N: small pictures seen large, without blur
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    enlarge: u8,
     /// The PNG to write
     #[arg(long, value_name = "FILE", default_value = "sheet.png")]
     out: PathBuf,
@@ -50,6 +53,7 @@ pub struct Job {
     bundle: PathBuf,
     /// The bundle whose classifier is asked, if not that one's.
     classifier: Option<PathBuf>,
+    enlarge: usize,
     out: PathBuf,
     json: bool,
     preview: When,
@@ -69,7 +73,16 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     }
     requests.iter().try_for_each(Request::validate)?;
     let compute = flags.compute.resolve()?;
-    Ok(Job { requests, bundle: bundle_path::resolve(flags.bundle)?, classifier, out: flags.out, json: flags.json, preview: flags.preview, compute })
+    Ok(Job {
+        requests,
+        bundle: bundle_path::resolve(flags.bundle)?,
+        classifier,
+        enlarge: flags.enlarge.into(),
+        out: flags.out,
+        json: flags.json,
+        preview: flags.preview,
+        compute,
+    })
 }
 
 #[derive(Serialize)]
@@ -116,7 +129,7 @@ fn draw(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Vec<smalti_data::Pi
             for made in made.pictures {
                 let (prompt, seed) = (request.prompt.clone(), request.seed);
                 outputs.push(PictureOutput { prompt, seed, index: made.index, score: made.score, image_tokens: made.image_tokens });
-                pictures.push(made.picture);
+                pictures.push(made.picture.enlarged(job.enlarge));
             }
         }
         reporter.report("drawing a picture for each prompt", pictures.len(), job.requests.len());

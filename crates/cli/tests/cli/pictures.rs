@@ -54,7 +54,11 @@ fn a_sheet_has_a_picture_for_each_line() {
     let alone = workplace.json(&["generate", "a blue fish", "--bundle", "tiny", "--count", "2", "--keep", "1", "--seed", "7", "--json"]);
     assert_eq!(json["pictures"][1]["seed"], 7, "each prompt its own seed: diffusion draws much alike from one start");
     assert_eq!(json["pictures"][1]["image_tokens"], alone["pictures"][0]["image_tokens"], "the sheet shows what generate makes");
-    assert!(Picture::open(&workplace.path("all.png"), &Default::default()).is_ok());
+    let open = |name: &str| Picture::open(&workplace.path(name), &Default::default()).unwrap();
+    let (small, pixel) = (open("all.png"), |picture: &Picture, x: usize, y: usize| picture.pixel(x, y));
+    workplace.succeed(&["sheet", "prompts.txt", "--bundle", "tiny", "--candidates", "2", "--seed", "6", "--enlarge", "3", "--out", "large.png"]);
+    let large = open("large.png");
+    assert!((0..48).all(|at| pixel(&large, at, 47 - at) == pixel(&small, at / 3, (47 - at) / 3)), "the first picture, each pixel three by three");
 }
 
 #[test]
