@@ -58,7 +58,9 @@ fn a_sheet_has_a_picture_for_each_line() {
     let (small, pixel) = (open("all.png"), |picture: &Picture, x: usize, y: usize| picture.pixel(x, y));
     workplace.succeed(&["sheet", "prompts.txt", "--bundle", "tiny", "--candidates", "2", "--seed", "6", "--enlarge", "3", "--out", "large.png"]);
     let large = open("large.png");
-    assert!((0..48).all(|at| pixel(&large, at, 47 - at) == pixel(&small, at / 3, (47 - at) / 3)), "the first picture, each pixel three by three");
+    let frame = 2; // around and between the pictures of a sheet, however large they are
+    let same = |at: usize| pixel(&large, frame + at, frame + 47 - at) == pixel(&small, frame + at / 3, frame + (47 - at) / 3);
+    assert!((0..48).all(same), "the first picture, each pixel three by three");
 }
 
 #[test]
