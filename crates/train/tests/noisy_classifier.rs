@@ -92,11 +92,11 @@ fn guidance_leads_a_trained_network_to_the_class() {
     let runs = Runs::new();
     let data = coloured_pictures(&runs);
     let learn: &[&str] = &[
-        "train.steps=160",
+        "train.steps=320",
         "train.batch_size=8",
-        "train.evaluate_interval=160",
-        "train.sample_interval=160",
-        "train.checkpoint_interval=160",
+        "train.evaluate_interval=320",
+        "train.sample_interval=320",
+        "train.checkpoint_interval=320",
         "train.ema_decay=0.9",
         "optimizer.learning_rate=4e-3",
         "schedule.warm_up_steps=10",

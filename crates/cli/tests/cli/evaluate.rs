@@ -106,8 +106,8 @@ fn build_dolls(workplace: &Workplace, out: &str, size: usize) {
         format!("[[attributes]]\nname = \"{name}\"\nfolder = \"{name}\"\n[attributes.values]\n{}", values.concat())
     };
     let recipe = format!(
-        "kind = \"dolls\"\nname = \"tiny\"\nsource_folder = \"sources\"\nsize = {size}\nbackground = [255, 255, 255]\nseed = \"seed\"\ntrain_count = 9\n\
-         held_out_count = 6\nheld_out_combinations = 0.4\nshard_size = 16\ncompress = false\ncaptions = [\"{{subject}} with {{others}}\"]\nsubject = \"body\"\n\
+        "kind = \"dolls\"\nname = \"tiny\"\nsource_folder = \"sources\"\nsize = {size}\nbackground = [255, 255, 255]\nseed = \"seed\"\ntrain_count = 6\n\
+         held_out_count = 5\nheld_out_combinations = 0.4\nshard_size = 16\ncompress = false\ncaptions = [\"{{subject}} with {{others}}\"]\nsubject = \"body\"\n\
          source = \"made\"\nlicence = \"CC0-1.0\"\nattribution = \"nobody\"\n{}{}",
         attribute("body"),
         attribute("hat")
