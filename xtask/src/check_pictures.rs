@@ -20,12 +20,23 @@ struct Made {
     image_tokens: Vec<u32>,
 }
 
+/// What each picture must be.
+#[derive(Clone, Copy)]
+struct Expected {
+    /// Side in pixels.
+    size: u32,
+    /// 0 of a diffusion network.
+    token_count: usize,
+}
+
 /// `kept` is a run with `--keep`, `all` another run of the same seed that drew at least as many pictures in another way (batch size, threads).
-pub fn run(kept: &Path, all: &Path) -> Result<()> {
+pub fn run(kept: &Path, all: &Path, size: &str, token_count: &str) -> Result<()> {
+    let expected =
+        Expected { size: size.parse().context("the size of the pictures")?, token_count: token_count.parse().context("the number of image tokens")? };
     let [kept, all] = [read(kept)?, read(all)?];
     ensure!(!kept.pictures.is_empty(), "expected kept pictures, found none");
     for made in kept.pictures.iter().chain(&all.pictures) {
-        check(made).with_context(|| made.file.display().to_string())?;
+        check(made, expected).with_context(|| made.file.display().to_string())?;
     }
     let scores: Vec<f64> = kept.pictures.iter().map(|made| made.score.context("expected a score, found none")).collect::<Result<_>>()?;
     ensure!(scores.is_sorted_by(|left, right| left >= right), "kept pictures are not ranked: {scores:?}");
@@ -43,14 +54,15 @@ fn read(path: &Path) -> Result<Output> {
     serde_json::from_str(&text).with_context(|| path.display().to_string())
 }
 
-fn check(made: &Made) -> Result<()> {
+fn check(made: &Made, Expected { size, token_count }: Expected) -> Result<()> {
     let mut reader = png::Decoder::new(BufReader::new(File::open(&made.file)?)).read_info()?;
     let mut pixels = vec![0; reader.output_buffer_size().context("the picture is too large")?];
     let info = reader.next_frame(&mut pixels)?;
-    ensure!(info.width == info.height && info.width >= 32, "expected a square of at least 32x32, found {}x{}", info.width, info.height);
+    ensure!((info.width, info.height) == (size, size), "expected {size}x{size}, found {}x{}", info.width, info.height);
     let shades: BTreeSet<u8> = pixels.iter().copied().collect();
     ensure!(shades.len() > 16, "expected a picture, found only {} shades", shades.len());
     let tokens: BTreeSet<u32> = made.image_tokens.iter().copied().collect();
-    ensure!(made.image_tokens.is_empty() || tokens.len() > 1, "expected image tokens of several kinds, found only {tokens:?}");
+    let several = token_count == 0 || tokens.len() > 1;
+    ensure!(made.image_tokens.len() == token_count && several, "expected {token_count} image tokens of several kinds, found {:?}", made.image_tokens);
     Ok(())
 }

@@ -15,10 +15,10 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy::run(&root),
         ["where", model] => signpost::run(&root, model),
-        ["check-pictures", kept, all] => check_pictures::run(Path::new(kept), Path::new(all)),
+        ["check-pictures", kept, all, size, token_count] => check_pictures::run(Path::new(kept), Path::new(all), size, token_count),
         ["bench", words @ ..] => bench::run(&root, words),
         _ => bail!(
-            "expected `tidy`, `where MODEL_OR_SYSTEM`, `bench --torch PYTHON --out DIR` or `check-pictures KEPT.json ALL.json`, found `{}`",
+            "expected `tidy`, `where MODEL_OR_SYSTEM`, `bench --torch PYTHON --out DIR` or `check-pictures KEPT.json ALL.json SIZE TOKENS`, found `{}`",
             arguments.join(" ")
         ),
     }

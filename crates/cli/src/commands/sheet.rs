@@ -124,7 +124,7 @@ fn draw(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Vec<smalti_data::Pi
     let text_to_image = TextToImage::load(bundle, &job.compute.device)?;
     let mut reporter = Reporter::new();
     let (mut pictures, mut outputs) = (Vec::new(), Vec::new());
-    for requests in job.requests.chunks(job.requests[0].batch_size) {
+    for requests in job.requests.chunks(job.requests[0].count_in_batch()) {
         for (request, made) in requests.iter().zip(text_to_image.generate_all(requests, &mut |_| {})?) {
             for made in made.pictures {
                 let (prompt, seed) = (request.prompt.clone(), request.seed);

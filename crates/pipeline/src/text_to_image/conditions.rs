@@ -40,14 +40,30 @@ enum Row {
 }
 
 impl Rows {
-    /// Reads the prompt as the generator means it: a caption, the name of a class, or nothing at all.
-    pub fn new(config: &DiffusionConfig, encoder: Option<&TextEncoderPart>, request: &Request) -> Result<(Self, Option<Truncation>), PipelineError> {
-        let negative = request.diffusion.negative.as_deref();
+    /// Of each request; they lead away from the same. Reads prompts as the generator means them: captions, names of classes, or nothing at all.
+    pub fn of_all(config: &DiffusionConfig, encoder: Option<&TextEncoderPart>, requests: &[Request]) -> Result<Vec<(Self, Option<Truncation>)>, PipelineError> {
+        let mut all: Vec<(Self, Option<Truncation>)> = Vec::with_capacity(requests.len());
+        for request in requests {
+            let null = all.first().map(|(rows, _)| rows.null.clone()); // read once
+            all.push(Self::new(config, encoder, request, null)?);
+        }
+        Ok(all)
+    }
+
+    fn new(
+        config: &DiffusionConfig,
+        encoder: Option<&TextEncoderPart>,
+        request: &Request,
+        null: Option<Row>,
+    ) -> Result<(Self, Option<Truncation>), PipelineError> {
         Ok(match (Meaning::of(config, request)?, &config.text, encoder) {
             (Meaning::Caption(prompt), Some(condition), Some(encoder)) => {
                 let (text, truncated) = text_states(encoder, condition, &[prompt])?;
-                let (null, _) = text_states(encoder, condition, &[negative.unwrap_or("")])?;
-                (Self { prompt: Row::Text(Box::new(text)), null: Row::Text(Box::new(null)) }, truncated)
+                let null = match null {
+                    Some(null) => null,
+                    None => Row::Text(Box::new(text_states(encoder, condition, &[request.diffusion.negative.as_deref().unwrap_or("")])?.0)),
+                };
+                (Self { prompt: Row::Text(Box::new(text)), null }, truncated)
             }
             (Meaning::Class(number), ..) => (Self { prompt: Row::Class(number), null: Row::Class(config.classes.len() as i64) }, None),
             // A caption is only meant where there is a text encoder, which was made sure of when the parts were put together.

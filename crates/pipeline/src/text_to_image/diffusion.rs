@@ -95,7 +95,7 @@ impl DiffusionSystem {
         let Some(first) = requests.first() else { return Ok(Vec::new()) };
         let configs: Vec<&DiffusionConfig> = self.stages.iter().map(|stage| &stage.config).collect();
         let plans = plans(&configs, self.canvas(configs[0]), self.classifier.as_ref().map(|part| &part.config), first)?;
-        let rows = requests.iter().map(|request| Rows::new(configs[0], self.text_encoder.as_ref(), request)).collect::<Result<Vec<_>, _>>()?;
+        let rows = Rows::of_all(configs[0], self.text_encoder.as_ref(), requests)?;
         let pull = self.pull(first)?;
         let step_count: usize = plans.iter().map(Plan::steps_walked).sum();
         let total = requests.len() * first.count;

@@ -78,6 +78,11 @@ pub struct InitialPicture {
 }
 
 impl Request {
+    /// How many requests like this one fill a batch, at least 1.
+    pub fn count_in_batch(&self) -> usize {
+        (self.batch_size / self.count.max(1)).max(1)
+    }
+
     /// Whether pictures of both may be drawn side by side: they differ in prompt and seed only, and nothing else is bound to one of them.
     pub(super) fn may_share_batches(&self, other: &Self) -> bool {
         let free = |options: &DiffusionOptions| options.noise.is_none() && options.classifier.is_none();

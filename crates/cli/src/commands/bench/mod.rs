@@ -1,8 +1,8 @@
 //! `smalti bench`: how fast the operations and networks run on this machine, and what share of its limits they reach.
 
 mod flops; //       how much arithmetic a network is
-mod latent_diffusion; // row D
 mod networks; //    rows A, B and C
+mod latent_diffusion; // row D
 mod operations; //  rows of one operation, and the machine's limits
 mod process; //     one row in a process of its own
 mod report; //      what was measured, as text and JSON

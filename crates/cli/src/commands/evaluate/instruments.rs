@@ -116,7 +116,7 @@ impl Instruments {
             .zip(0..)
             .map(|(caption, index)| Request { seed: request.seed.wrapping_add(index), ..self.prompts.request(request, caption) })
             .collect();
-        for requests in requests.chunks(request.batch_size.max(1)) {
+        for requests in requests.chunks(request.count_in_batch()) {
             let started = Instant::now();
             let made = self.text_to_image.generate_all(requests, &mut |_| {})?;
             let seconds = started.elapsed().as_secs_f64() / requests.len() as f64;
