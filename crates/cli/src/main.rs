@@ -9,6 +9,8 @@ mod preview; //      pictures as coloured blocks in a terminal
 mod progress; //     a bar on a terminal, plain lines elsewhere
 mod output; //       results on stdout
 mod failure; //      wrong use, failure, panic: message and exit status
+#[cfg(not(target_env = "msvc"))]
+mod allocator; //    memory that is kept, in huge pages
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -101,6 +101,7 @@ pub fn forward(query: Heads, key: Heads, value: Heads, visible: Option<&[f32]>, 
         // SAFETY: each pair has rows of its own.
         let log_sums = unsafe { log_sums_out.slice(pair * queries, queries) };
         let mut scratch = Scratch::new(shape.block().min(queries) * keys);
+        let mut weights = vec![0.0; shape.block().min(queries)];
         for start in (0..queries).step_by(shape.block()) {
             let rows = start..(start + shape.block()).min(queries);
             let scores = &mut scratch.as_mut_slice()[..rows.len() * keys];
@@ -108,8 +109,8 @@ pub fn forward(query: Heads, key: Heads, value: Heads, visible: Option<&[f32]>, 
                 query.fill(rows.start, block.clone(), pointers);
                 along(block, 0, keys, offsets);
             });
-            for (row, scores) in rows.clone().zip(scores.chunks_exact_mut(keys.max(1))) {
-                log_sums[row] = set.run(Softmax { scores, limit: shape.limit(row), visible, scale: shape.scale });
+            for ((row, weight), scores) in rows.clone().zip(&mut weights).zip(scores.chunks_exact_mut(keys.max(1))) {
+                (log_sums[row], *weight) = set.run(Exponentials { scores, limit: shape.limit(row), visible, scale: shape.scale });
             }
             let first = b * out_strides.batch + h * out_strides.head + rows.start * out_strides.token;
             let scores = &*scores;
@@ -119,6 +120,12 @@ pub fn forward(query: Heads, key: Heads, value: Heads, visible: Option<&[f32]>, 
                 }
                 along(block, first, out_strides.token, offsets);
             });
+            // Divided by the sums of the exponentials only here, where a row is short.
+            for (i, weight) in weights[..rows.len()].iter().enumerate() {
+                // SAFETY: this row belongs to this task, and the product above is done.
+                let row = unsafe { out.slice(first + i * out_strides.token, channels) };
+                row.iter_mut().for_each(|value| *value *= weight);
+            }
         }
     });
 }
@@ -245,19 +252,20 @@ fn along(block: Range<usize>, first: usize, stride: usize, offsets: &mut [usize]
     }
 }
 
-/// One row of scores becomes probabilities; answers the logarithm of the sum of exponentials.
-struct Softmax<'a> {
+/// One row of scores becomes exponentials, of which the largest is 1; answers the logarithm of the sum of the scores' own exponentials, and the
+/// factor that makes what was written probabilities.
+struct Exponentials<'a> {
     scores: &'a mut [f32],
     limit: usize,
     visible: Option<&'a [f32]>,
     scale: f32,
 }
 
-impl Kernel for Softmax<'_> {
-    type Output = f32;
+impl Kernel for Exponentials<'_> {
+    type Output = (f32, f32);
 
     #[inline(always)]
-    fn run<V: Vector>(self) -> f32 {
+    fn run<V: Vector>(self) -> (f32, f32) {
         let (seen, hidden) = self.scores.split_at_mut(self.limit);
         hidden.fill(0.0);
         if let Some(visible) = self.visible {
@@ -285,26 +293,24 @@ impl Kernel for Softmax<'_> {
             }
             if largest == f32::NEG_INFINITY {
                 seen.fill(0.0);
-                return f32::INFINITY; // then the backward pass's exponentials vanish as well
+                return (f32::INFINITY, 0.0); // then the backward pass's exponentials vanish as well
             }
             let (scale, shift) = (V::splat(self.scale), V::splat(-largest * self.scale));
             let mut sum = V::zero();
             let mut i = 0;
-            while i < len {
-                let left = len - i;
-                let e = exp(load::<V>(at.add(i), left).mul_add(scale, shift));
-                store(e, at.add(i), left);
-                sum = sum.add(load(at.add(i), left)); // read back: lanes beyond the end must not count
+            while i + V::LANES <= len {
+                let e = exp(V::load(at.add(i)).mul_add(scale, shift));
+                e.store(at.add(i));
+                sum = sum.add(e);
                 i += V::LANES;
+            }
+            if i < len {
+                let left = len - i;
+                exp(V::load_part(at.add(i), left).mul_add(scale, shift)).store_part(at.add(i), left);
+                sum = sum.add(V::load_part(at.add(i), left)); // read back: lanes beyond the end must not count
             }
             let sum = sum.sum();
-            let inverse = V::splat(1.0 / sum);
-            let mut i = 0;
-            while i < len {
-                store(load::<V>(at.add(i), len - i).mul(inverse), at.add(i), len - i);
-                i += V::LANES;
-            }
-            largest * self.scale + sum.ln()
+            (largest * self.scale + sum.ln(), 1.0 / sum)
         }
     }
 }

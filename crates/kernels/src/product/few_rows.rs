@@ -1,6 +1,6 @@
 //! y = A B for so few rows of A that reading B is all that costs: token-by-token decoding.
 //!
-//! B is read once, where it lies, row by row, and the sums wait in the first-level cache. Each element is the same chain of multiply-adds as in `by_rows`, so a
+//! B is read once, where it lies, row by row, and the sums wait in the caches. Each element is the same chain of multiply-adds as in `by_rows`, so a
 //! row's result does not depend on how many rows come with it.
 
 use super::PARALLEL_FROM;
@@ -16,10 +16,11 @@ pub(super) const FEW_ROWS: usize = 16;
 /// Rows of B that are multiplied before sums go back to memory. Rows of wide matrices lie a power of two apart and share a set of the cache, which has eight
 /// places: room for these and those that come next.
 const DEPTH_STEP: usize = 4;
-/// Floats of the sums of a task, a quarter of the first-level cache.
-const SUM_SIZE: usize = 2048;
+/// Floats of the sums of a task: 64 KiB, which stay in the second-level cache. Fewer columns would keep them nearer, but then each row of B is read in
+/// pieces too short for the hardware to look ahead.
+const SUM_SIZE: usize = 16 * 1024;
 /// Most columns of a task.
-const COLUMN_BLOCK: usize = 512;
+const COLUMN_BLOCK: usize = 4096;
 /// Floats of a pair of the widest vectors; tasks meet at multiples of it.
 const STEP: usize = 32;
 
@@ -40,7 +41,7 @@ pub(super) fn few_rows(
     let small = !parallel || rows * depth * columns < PARALLEL_FROM;
     // How the columns are shared out changes no element.
     let block = (SUM_SIZE / rows.max(1)).min(COLUMN_BLOCK);
-    let parts = columns.div_ceil(block).max(if small { 1 } else { 2 * count() }).clamp(1, steps.max(1));
+    let parts = columns.div_ceil(block).max(if small { 1 } else { count() }).clamp(1, steps.max(1));
     let task = |index: usize| {
         let steps = part(steps, parts, index);
         let columns_here = steps.start * STEP..(steps.end * STEP).min(columns);
