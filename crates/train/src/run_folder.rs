@@ -18,6 +18,9 @@ const FREE_KEYS: [&str; 8] = [
     "train.max_rollbacks",
 ];
 
+/// The section of what is drawn while a run goes on, and of how its bundle is usually drawn with: as free as the keys above.
+const FREE_SECTION: &str = "samples.";
+
 /// Keys that runs from before they were recorded did not have, and what they stood for.
 const FORMER_DEFAULTS: [(&str, &str); 1] = [("train.precision", "\"f32\"")];
 
@@ -55,8 +58,9 @@ impl RunFolder {
             let former = || FORMER_DEFAULTS.iter().find(|(name, _)| name == key).map_or("nothing", |(_, value)| value).to_string();
             table.iter().find(|(name, _)| name == key).map_or_else(former, |(_, value)| value.clone())
         };
+        let free = |key: &String| FREE_KEYS.contains(&key.as_str()) || key.starts_with(FREE_SECTION) || key == "data.path" && knows_data;
         let mut differing: Vec<String> = keys
-            .filter(|key| !(FREE_KEYS.contains(&key.as_str()) || *key == "data.path" && knows_data) && find(&old, key) != find(&new, key))
+            .filter(|key| !free(key) && find(&old, key) != find(&new, key))
             .map(|key| format!("`{key}` was {}, is {}", find(&old, key), find(&new, key)))
             .collect();
         differing.dedup();

@@ -301,6 +301,7 @@ fn runs_are_neither_overwritten_nor_resumed_with_another_recipe() {
     let error = RunFolder::resume(&path, &recipe.replace("seed = 1", "seed = 2")).err().unwrap().to_string();
     assert!(error.contains("`train.seed` was 1, is 2"), "{error}");
     RunFolder::resume(&path, &recipe.replace("steps = 4", "steps = 8")).unwrap();
+    RunFolder::resume(&path, &format!("{recipe}[samples]\ncount = 2\nthreshold = {{ dynamic = {{ percentile = 0.995 }} }}\n")).unwrap();
 }
 
 #[test]

@@ -99,6 +99,7 @@ pub fn target(row: &str, precision: &str) -> f64 {
         (START_UP, _) => 0.1,
         ("A" | "B", "f32") => 0.8,
         ("A" | "B", _) => 0.5,
+        ("D", _) => 0.7,
         (row, _) if row.starts_with("C_") => 0.5,
         _ => 1.0,
     }

@@ -39,7 +39,7 @@ fn readme(header: &str, samples: &Samples, ratios: &[Ratio]) -> Result<String> {
     writeln!(text, "- memory is the peak of the process (VmHWM), MiB, program and libraries included; C is per token of all rows together")?;
     comparison(&mut text, ratios)?;
     limits(&mut text, samples, ratios)?;
-    scaling(&mut text, samples)?;
+    scaling(&mut text, samples, ratios)?;
     failures(&mut text, samples)?;
     Ok(text)
 }
@@ -99,12 +99,13 @@ fn limits(text: &mut String, samples: &Samples, ratios: &[Ratio]) -> Result<()> 
     Ok(())
 }
 
-fn scaling(text: &mut String, samples: &Samples) -> Result<()> {
+fn scaling(text: &mut String, samples: &Samples, ratios: &[Ratio]) -> Result<()> {
     for precision in plan::PRECISIONS {
-        // Row A with all threads has been measured beside torch, maybe in several pairs: the first will do.
         let measured = |row: &'static str, threads: Option<usize>| {
+            // What was measured beside torch is quoted as in the comparison.
+            let beside = ratios.iter().find(|ratio| threads.is_none() && ratio.row == row && ratio.precision == precision).map(|ratio| ratio.ours.clone());
             let fits = |pair: &Pair| pair.row == row && pair.precision == precision && pair.threads == threads;
-            plan::pairs().into_iter().filter(fits).find_map(|pair| Summary::of(samples, &pair, OURS))
+            beside.or_else(|| plan::pairs().into_iter().filter(fits).find_map(|pair| Summary::of(samples, &pair, OURS)))
         };
         let mut lines = String::new();
         for row in THREADED {
