@@ -23,14 +23,19 @@ impl Clock {
     }
 }
 
+/// From here on there is no picture in a sample that could bend its path. Cosine schedules end at 20,000 and come down to 10 in the first of 16 steps, and there
+/// the mean of two slopes, whose times lie so far apart, would multiply the smallest difference of two predictions by a thousand. Published noise levels end at 1,348
+/// (NCSN++, 2011.13456) and below.
+const ALL_BUT_PURE_NOISE: f64 = 5000.0;
+
 pub fn sample<E>(levels: &[Level], start: Vec<f32>, clock: Clock, hands: &mut Hands<E>) -> Result<Vec<f32>, E> {
     let mut x = start;
     for (step, from, to) in steps(levels) {
         let clean = hands.clean(&x, &from)?;
         let mut next = to.noised(&clean, &super::remaining_noise(&from, &x, &clean)); // Euler
         let ((from_time, from_scale), (to_time, to_scale)) = (clock.read(&from), clock.read(&to));
-        // The last level has no slope, and pure noise is infinitely far away on the clock of EDM: there Euler's step stands.
-        if to.sigma > 0.0 && from_time.is_finite() {
+        // The last level has no slope, and pure noise is infinitely, or almost so, far away on the clock of EDM: there Euler's step stands.
+        if to.sigma > 0.0 && from_time < ALL_BUT_PURE_NOISE {
             let slope = combine([(from_scale / from_time, &x), (-1.0 / from_time, &clean)]);
             (hands.hold)(&mut next, &to);
             let clean = hands.clean(&next, &to)?;
