@@ -45,6 +45,15 @@ impl DataRecipe {
         }
     }
 
+    /// The same data with pictures of another side, in pixels. `build` checks it.
+    pub fn with_size(mut self, size: u32) -> Self {
+        match &mut self {
+            Self::Pictograms(config) => config.size = size,
+            Self::Dolls(config) => config.size = size as usize,
+        }
+        self
+    }
+
     /// Where the sources are, relative to the working folder.
     pub fn source_folder(&self) -> &Path {
         match self {

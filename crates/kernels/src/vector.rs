@@ -36,7 +36,7 @@ pub(crate) trait Vector: Widening {
     fn sqrt(self) -> Self;
     /// The nearest integer.
     fn round(self) -> Self;
-    /// 2^self for integral values in -126..=127.
+    /// 2^self for integral values in -126..=127, and 0 for -127.
     fn power_of_two(self) -> Self;
     /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
     fn zero_where_below(self, test: Self, limit: Self) -> Self;
@@ -111,6 +111,28 @@ pub(crate) fn exp<V: Vector>(x: V) -> V {
     }
     let e = p.mul_add(r.mul(r), r).add(V::splat(1.0));
     e.mul(n.power_of_two()).zero_where_below(x, lowest)
+}
+
+/// 2^x for x up to 0, relative error below 2e-7; exactly 0 from -127 down; NaN stays NaN. Cephes' polynomial for 2^r on [-1/2, 1/2].
+/// N vectors go side by side: one alone would wait for each of its own results.
+#[inline(always)]
+pub(crate) fn exp2_up_to_zero<V: Vector, const N: usize>(x: [V; N]) -> [V; N] {
+    const POLYNOMIAL: [f32; 6] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_6e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
+    let (mut n, mut r, mut p) = ([V::zero(); N], [V::zero(); N], [V::splat(1.535_336_2e-4); N]);
+    for i in 0..N {
+        let clamped = V::splat(-127.0).max(x[i]);
+        n[i] = clamped.round();
+        r[i] = clamped.sub(n[i]);
+    }
+    for coefficient in POLYNOMIAL {
+        for i in 0..N {
+            p[i] = p[i].mul_add(r[i], V::splat(coefficient));
+        }
+    }
+    for i in 0..N {
+        p[i] = p[i].mul(n[i].power_of_two());
+    }
+    p
 }
 
 /// 1 / (1 + e^-x)

@@ -86,6 +86,46 @@ fn several_blocks_of_queries() {
 }
 
 #[test]
+fn several_chunks_of_keys_and_wide_heads() {
+    check(Attention { batch: 1, heads: 2, queries: 110, keys: 300, channels: 80, scale: 0.2, causal: false }, true, 3);
+    check(Attention { batch: 2, heads: 2, queries: 3, keys: 300, channels: 80, scale: 0.2, causal: true }, true, 4);
+}
+
+#[test]
+fn large_scores_neither_overflow_nor_lose_their_order() {
+    check(Attention { batch: 1, heads: 1, queries: 30, keys: 290, channels: 8, scale: 30.0, causal: false }, false, 5);
+}
+
+#[test]
+fn a_query_alone_gets_the_bits_it_gets_among_others() {
+    // As with a key-value cache: query i alone, then the last two and four together, see the first keys only.
+    let (heads, tokens, channels) = (2, 140, 40);
+    let shape = Attention { batch: 1, heads, queries: tokens, keys: tokens, channels, scale: 0.4, causal: true };
+    let row = heads * channels;
+    let [query, key, value] = [1, 2, 3].map(|seed| values(tokens * row, seed));
+    let attend = |shape: Attention, first: usize| {
+        let (queries, keys) = (shape.queries, shape.keys);
+        let part = |values, tokens| Heads { values, strides: Strides::tokens_first(heads, tokens, channels) };
+        let (mut y, mut log_sums) = (poisoned(queries * row), poisoned(heads * queries));
+        let [query, key, value] = [part(&query[first * row..][..queries * row], queries), part(&key[..keys * row], keys), part(&value[..keys * row], keys)];
+        forward(query, key, value, None, shape, &mut y, &mut log_sums);
+        (y, log_sums)
+    };
+    on_each_set(|set| {
+        let (all, log_sums) = attend(shape, 0);
+        for (queries, end) in [(1, 1), (1, 2), (1, 127), (1, 128), (1, 129), (2, 129), (4, 130), (5, 131), (9, 133), (33, 140)] {
+            let first = end - queries;
+            let (alone, log_sums_alone) = attend(Attention { queries, keys: end, ..shape }, first);
+            check_same(&format!("{} {queries} queries of {end}", set.name()), &alone, &all[first * row..][..queries * row]);
+            for head in 0..heads {
+                let expected = &log_sums[head * tokens + first..][..queries];
+                check_same(&format!("{} logarithms, {queries} queries of {end}", set.name()), &log_sums_alone[head * queries..][..queries], expected);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_row_that_sees_nothing_is_zero() {
     let shape = Attention { batch: 1, heads: 1, queries: 3, keys: 4, channels: 5, scale: 1.0, causal: false };
     let (query, key) = (values(15, 1), values(20, 2));

@@ -26,6 +26,9 @@ enum Action {
         /// Folder with the packages the recipe names [default: as the recipe says]
         #[arg(long, value_name = "DIR")]
         source: Option<PathBuf>,
+        /// Side of the pictures in pixels [default: as the recipe says]
+        #[arg(long, value_name = "PIXELS")]
+        size: Option<u32>,
     },
 }
 
@@ -37,8 +40,9 @@ pub struct Job {
 }
 
 pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
-    let Action::Build { recipe, out, source } = flags.action;
+    let Action::Build { recipe, out, source, size } = flags.action;
     let recipe = DataRecipe::from_file(&recipe)?;
+    let recipe = if let Some(size) = size { recipe.with_size(size) } else { recipe };
     Ok(Job { source: source.unwrap_or_else(|| recipe.source_folder().to_path_buf()), recipe, out })
 }
 

@@ -1,6 +1,6 @@
 //! y = A B with rows of A found through pointers.
 
-use super::packing::{Packed, Panels, load_pair, store_pair};
+use super::packing::{Packed, load_pair, store_pair};
 use super::{DEPTH_BLOCK, PARALLEL_FROM};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::Shared;
@@ -29,10 +29,7 @@ pub(crate) fn by_rows(
     let small = rows * taps.len() * b.depth * b.columns < PARALLEL_FROM;
     // How the columns are shared out changes no element, so it may follow the number of threads.
     let group_count = if small || !parallel { 1 } else { (4 * count()).div_ceil(block_count.max(1)).clamp(1, panel_count.max(1)) };
-    let (base, panel_stride, b_stride) = match &b.panels {
-        Panels::Copied(scratch) => (scratch.as_slice().as_ptr(), b.taps * b.depth * width, width),
-        Panels::InPlace(values) => (values.as_ptr(), width, b.columns),
-    };
+    let (base, panel_stride, b_stride) = b.layout(width);
     let base = Address(base);
     let task = |index: usize| {
         let block = index / group_count * ROW_BLOCK..((index / group_count + 1) * ROW_BLOCK).min(rows);

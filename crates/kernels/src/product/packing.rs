@@ -36,13 +36,13 @@ impl<'a> Source<'a> {
 
 /// B in panels as wide as the tile: [panel][tap][depth][width], zeros beyond the last column.
 pub(crate) struct Packed<'a> {
-    pub(super) panels: Panels<'a>,
-    pub(super) taps: usize,
+    panels: Panels<'a>,
+    taps: usize,
     pub(super) depth: usize,
     pub(super) columns: usize,
 }
 
-pub(super) enum Panels<'a> {
+enum Panels<'a> {
     Copied(Scratch),
     /// Too few rows to earn a copy: panels are read where they lie.
     InPlace(&'a [f32]),
@@ -71,6 +71,14 @@ impl<'a> Packed<'a> {
             (0..panel_count).for_each(pack)
         }
         Self { panels: Panels::Copied(scratch), taps, depth, columns }
+    }
+
+    /// Where panels `width` wide begin, and how far apart they and their rows are.
+    pub fn layout(&self, width: usize) -> (*const f32, usize, usize) {
+        match &self.panels {
+            Panels::Copied(scratch) => (scratch.as_slice().as_ptr(), self.taps * self.depth * width, width),
+            Panels::InPlace(values) => (values.as_ptr(), width, self.columns),
+        }
     }
 }
 
