@@ -529,3 +529,42 @@ mod x86 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instruction_set::{InstructionSet, Kernel};
+
+    struct PowersOfTwo([f32; 16]);
+
+    impl Kernel for PowersOfTwo {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<V: Vector>(mut self) -> Vec<f32> {
+            for lanes in self.0.chunks_exact_mut(V::LANES) {
+                // SAFETY: each piece is one vector.
+                unsafe {
+                    let [power] = exp2_up_to_zero([V::load(lanes.as_ptr())]);
+                    power.store(lanes.as_mut_ptr());
+                }
+            }
+            self.0.to_vec()
+        }
+    }
+
+    #[test]
+    fn powers_of_two_are_within_their_bound_and_vanish_exactly() {
+        for &set in InstructionSet::available() {
+            for step in 0..=20_000 {
+                let x = step as f32 * -126.0 / 20_000.0;
+                let (found, expected) = (f64::from(set.run(PowersOfTwo([x; 16]))[15]), f64::from(x).exp2());
+                assert!((found / expected - 1.0).abs() < 2e-7, "{}: 2^{x}: expected {expected}, found {found}", set.name());
+            }
+            for x in [-127.0, -1e4, -1e30, f32::NEG_INFINITY] {
+                assert!(set.run(PowersOfTwo([x; 16])).iter().all(|power| power.to_bits() == 0), "{}: 2^{x}", set.name());
+            }
+            assert!(set.run(PowersOfTwo([f32::NAN; 16])).iter().all(|power| power.is_nan()), "{}", set.name());
+        }
+    }
+}

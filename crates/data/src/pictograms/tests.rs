@@ -200,6 +200,26 @@ fn wrong_recipes_are_named() {
 }
 
 #[test]
+fn another_size_draws_the_same_pictures_larger_or_says_what_it_may_be() {
+    let folder = tempfile::tempdir().unwrap();
+    packages(folder.path());
+    let build_at = |size: u32| {
+        let DataRecipe::Pictograms(config) = DataRecipe::Pictograms(small_config()).with_size(size) else { unreachable!() };
+        let out = folder.path().join(size.to_string());
+        build_quietly(&config, folder.path(), &out).map(|_| out)
+    };
+    let (small, large) = (opened(&build_at(16).unwrap().join("train")), opened(&build_at(40).unwrap().join("train")));
+    assert_eq!(small.len(), large.len());
+    for index in 0..large.len() {
+        let picture = Picture::decode(&large.sample(index).unwrap().picture, &DecodeOptions::default()).unwrap();
+        assert_eq!((large.key(index), picture.width, picture.height), (small.key(index), 40, 40));
+    }
+    let message = build_at(3).unwrap_err().to_string();
+    assert!(message.contains("`size`") && message.contains("found 3"), "{message}");
+    assert!(!folder.path().join("3").exists());
+}
+
+#[test]
 fn committed_recipes_are_valid() {
     for name in ["pictograms", "pictograms_sample", "openmoji", "dolls"] {
         DataRecipe::from_file(&repository().join(format!("recipes/data/{name}.toml"))).unwrap();

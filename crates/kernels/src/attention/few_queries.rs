@@ -6,7 +6,6 @@ use crate::memory::Scratch;
 use crate::product::pack_panel;
 use crate::vector::{Vector, exp2_up_to_zero, load, store};
 use std::f32::consts::LOG2_E;
-use std::ops::Range;
 
 /// Up to this many queries go one by one: a panel of them would be mostly empty.
 pub(super) const FEW_QUERIES: usize = 4;
@@ -145,10 +144,9 @@ impl Values<'_> {
     /// N vectors of channels from `first` on, of which `used` channels exist.
     #[inline(always)]
     fn columns<V: Vector, const N: usize>(&mut self, first: usize, used: usize) {
-        let Range { start, end } = first..first + used;
-        let out = &mut self.sums[start..end];
+        let out = &mut self.sums[first..first + used];
         let last_row = self.weights.len().saturating_sub(1) * self.stride;
-        assert!(self.values.len() >= last_row + end);
+        assert!(self.values.len() >= last_row + first + used);
         // SAFETY: `used` channels of each row and of the sums lie in their slices; vectors beyond them are read and written in part.
         unsafe {
             let factor = V::splat(self.factor);
@@ -157,7 +155,7 @@ impl Values<'_> {
                 *sum = load::<V>(out.as_ptr().add(n * V::LANES), used - n * V::LANES).mul(factor);
             }
             for (k, weight) in self.weights.iter().enumerate() {
-                let row = self.values.as_ptr().add(k * self.stride + start);
+                let row = self.values.as_ptr().add(k * self.stride + first);
                 let weight = V::splat(*weight);
                 for (n, sum) in sums.iter_mut().enumerate() {
                     *sum = weight.mul_add(load(row.add(n * V::LANES), used - n * V::LANES), *sum);
