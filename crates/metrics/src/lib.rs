@@ -34,6 +34,6 @@ pub use neighbours::{Nearest, Neighbour, PrecisionRecall, diversity, precision_r
 pub use psnr::psnr;
 pub use r_precision::{RPrecision, r_precision};
 pub use reconstruction::{Reconstruction, ReconstructionMeter};
-pub use report::{Asked, Evidence, Generation, Report, SplitReport};
+pub use report::{Asked, Evidence, Generation, PictureKind, Report, SplitReport};
 pub use ssim::{PictureShape, ssim};
 pub use sweep::{Axis, Figure, Row, Sweep};

@@ -44,6 +44,8 @@ const BOTTOM: f64 = 44.0;
 const COLUMN_COUNT: usize = 3;
 /// Between the places 0 and 1 and the frame.
 const INSET: f64 = 14.0;
+/// A curve of more points has no marks on them.
+const MARKED_COUNT: usize = 40;
 
 /// All panels, row by row, below the title and one legend.
 pub fn svg(title: &str, panels: &[Panel]) -> String {
@@ -167,7 +169,9 @@ fn curve(index: usize, points: &[Point], x: impl Fn(f64) -> f64, y: impl Fn(f64)
             let (from, to, colour) = (y(point.low), y(point.high), COLOURS[index % COLOURS.len()]);
             let _ = write!(marks, "<path d=\"M{at:.1} {from:.1}V{to:.1}\" stroke=\"{colour}\" stroke-opacity=\"0.45\" stroke-width=\"1.4\"/>");
         }
-        marks += &marker(index, at, level);
+        if points.len() <= MARKED_COUNT {
+            marks += &marker(index, at, level);
+        }
     }
     format!("<path class=\"curve\" d=\"{line}\" {}/>{marks}", stroke(index))
 }
@@ -240,6 +244,7 @@ mod tests {
         let text = svg("x", &[panel(&[0.0, 1.0])]);
         assert!(text.contains("d=\"M72.0 216.0L328.0 30.0\""), "{text}");
         assert!(text.contains("a &amp; b") && text.contains("&lt;2&gt;") && !text.contains("NaN"), "{text}");
+        assert!(text.contains("<circle") && !svg("x", &[panel(&[0.5; 41])]).contains("<circle"), "many points are a line");
         assert!(!svg("x", &[panel(&[f64::NAN])]).contains("NaN"));
         assert!(svg("nothing", &[]).ends_with("</svg>\n"));
     }

@@ -22,11 +22,32 @@ pub struct Report {
     /// What products computed in: f32 or bf16. Reports from before there was a choice say nothing, and were f32.
     #[serde(default = "f32_precision")]
     pub precision: String,
+    #[serde(default)]
+    pub pictures: PictureKind,
     pub splits: Vec<SplitReport>,
 }
 
 fn f32_precision() -> String {
     "f32".to_string()
+}
+
+/// Which pictures are compared with real ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PictureKind {
+    #[default]
+    Generated,
+    /// The real ones through an image tokenizer and back, of bundles that have no generator.
+    Reconstructed,
+}
+
+impl PictureKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::Reconstructed => "reconstructed",
+        }
+    }
 }
 
 /// The figures on one split of the data, such as `pairs` or `concepts`.
@@ -166,14 +187,18 @@ impl BesideReal<&Features> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { bundle, judge, precision, splits } = self;
+        let Self { bundle, judge, precision, pictures, splits } = self;
         write!(f, "bundle: {bundle}\njudge:  {}\nprecision: {precision}", judge.as_deref().unwrap_or("none"))?;
-        splits.iter().try_for_each(|split| write!(f, "\n\n{split}"))
+        for split in splits {
+            write!(f, "\n\n")?;
+            split.write(*pictures, f)?;
+        }
+        Ok(())
     }
 }
 
-impl fmt::Display for SplitReport {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+impl SplitReport {
+    fn write(&self, pictures: PictureKind, f: &mut fmt::Formatter) -> fmt::Result {
         let Generation { r_precision, clip_score, class_accuracy, frechet, frechet_half, precision_recall, precision_recall_half, diversity } =
             &self.generation;
         let mut row = |name: &str, generated: &dyn fmt::Display, real: &dyn fmt::Display, chance: &str| {
@@ -181,7 +206,7 @@ impl fmt::Display for SplitReport {
             let line = format!("{name:<28}{:<46}{:<46}{chance}", generated.to_string(), real.to_string());
             writeln!(f, "{}", line.trim_end())
         };
-        row(&self.split, &"generated", &"real", "chance")?;
+        row(&self.split, &pictures.name(), &"real", "chance")?;
         if let Some(BesideReal { generated, real }) = r_precision {
             let name = format!("R-precision@1 of {}", generated.candidate_count);
             row(&name, &generated.precision, &real.precision, &format!("{:.4}", generated.chance))?;
@@ -253,7 +278,7 @@ mod tests {
         counts.add(&[0, 1, 2, 3]).unwrap();
         let codebook = Some(counts.usage().unwrap());
         let split = SplitReport { split: "pairs".into(), generation, composition: None, conventions, reconstruction: None, codebook };
-        Report { bundle: "test".into(), judge: Some("judge".into()), precision: f32_precision(), splits: vec![split] }
+        Report { bundle: "test".into(), judge: Some("judge".into()), precision: f32_precision(), pictures: PictureKind::Generated, splits: vec![split] }
     }
 
     #[test]
@@ -277,7 +302,9 @@ mod tests {
             assert!(table.contains(part), "`{part}` is missing in\n{table}");
         }
         assert!(table.ends_with("features: judge; resize: 64 x 64; normalisation: [-1, 1]; reference: real pictures of pairs"), "{table}");
-        assert!(table.lines().all(|line| line == line.trim_end()));
+        assert!(table.lines().all(|line| line == line.trim_end()) && table.contains("generated"));
+        let of_tokenizer = Report { pictures: PictureKind::Reconstructed, ..report() }.to_string();
+        assert!(of_tokenizer.contains("reconstructed") && !of_tokenizer.contains("generated"), "{of_tokenizer}");
     }
 
     #[test]

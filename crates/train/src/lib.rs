@@ -21,7 +21,7 @@ pub mod learning_rate; // warm-up, then constant, linear or cosine
 pub mod log; //           log.jsonl, progress on stderr
 pub mod recipe; //        what a recipe must say to be trained
 pub mod recipe_file; //   a recipe as typed TOML: overrides, `[smoke]`, errors that name the line and the nearest key
-pub mod report; //        report.html: curves and sample grids in one file
+pub mod report; //        report.html: curves and sample grids in one file; losses.svg
 pub mod run_folder; //    where a run keeps its files, and whether it may be resumed
 pub mod settings; //      the tables that every recipe has: [optimizer], [schedule], [train]
 pub mod train_loop; //    the only loop: it owns time, the recipe owns meaning

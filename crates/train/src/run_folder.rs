@@ -1,4 +1,4 @@
-//! The folder of a run: `recipe.toml`, `data.json`, `log.jsonl`, `checkpoints/`, `samples/`, `report.html`, `bundle/`.
+//! The folder of a run: `recipe.toml`, `data.json`, `log.jsonl`, `checkpoints/`, `samples/`, `report.html`, `losses.svg`, `bundle/`.
 
 use crate::TrainError;
 use crate::data_record::DataRecord;
@@ -109,6 +109,10 @@ impl RunFolder {
 
     pub fn report(&self) -> PathBuf {
         self.path.join("report.html")
+    }
+
+    pub fn losses(&self) -> PathBuf {
+        self.path.join("losses.svg")
     }
 
     pub fn bundle(&self) -> PathBuf {

@@ -220,7 +220,7 @@ impl<R: Recipe> Training<'_, R> {
     }
 
     fn write_report(&self) -> Result<(), TrainError> {
-        report::write(&self.run.report(), &self.run.name(), &log::read(&self.run.log())?, &self.run.samples())
+        report::write(self.run, &log::read(&self.run.log())?)
     }
 
     fn record(&mut self, entry: Entry) -> Result<(), TrainError> {

@@ -88,7 +88,8 @@ impl Recipe for Toy {
     }
 
     fn evaluate(&mut self) -> Result<Measures, TrainError> {
-        Ok(Measures::from([("bias".to_string(), collect(&self.learners[0].averaged())["bias"].values[0] as f64)]))
+        let bias = collect(&self.learners[0].averaged())["bias"].values[0] as f64;
+        Ok(Measures::from([("bias".to_string(), bias), ("total".to_string(), bias.abs())]))
     }
 
     fn sample(&mut self) -> Result<Option<Picture>, TrainError> {
@@ -155,7 +156,7 @@ fn it_learns_and_leaves_all_its_files() {
     let run = folder.path().join("run");
     let toy = run_to_end(&run, &settings(20));
     assert_eq!(toy.epoch_sum, 20.0);
-    for file in ["recipe.toml", "log.jsonl", "report.html", "samples/step-00000005.png", "bundle/facts.txt", "checkpoints/step-00000020"] {
+    for file in ["recipe.toml", "log.jsonl", "report.html", "losses.svg", "samples/step-00000005.png", "bundle/facts.txt", "checkpoints/step-00000020"] {
         assert!(run.join(file).exists(), "{file}");
     }
     assert_eq!(fs::read_dir(run.join("checkpoints")).unwrap().count(), 2, "keep_checkpoints");

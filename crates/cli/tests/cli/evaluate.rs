@@ -43,6 +43,31 @@ fn a_plain_folder_is_one_split() {
 }
 
 #[test]
+fn an_image_tokenizer_alone_is_measured_by_its_reconstructions() {
+    let workplace = Workplace::with_bundle();
+    write_pictures(&workplace, "mine", 6);
+    let whole = workplace.json(&["evaluate", "--bundle", "tiny", "--data", "mine", "--json", "--count", "5"]);
+    std::fs::remove_file(workplace.path("mine/3.txt")).unwrap(); // nobody reads captions here
+    let manifest: toml::Table = std::fs::read_to_string(workplace.path("tiny/bundle.toml")).unwrap().parse().unwrap();
+    let alone: toml::Table = manifest.into_iter().filter(|(key, value)| !value.is_table() || key == "image_tokenizer").collect();
+    workplace.write("alone/bundle.toml", toml::to_string(&alone).unwrap());
+    std::fs::copy(workplace.path("tiny/image_tokenizer.safetensors"), workplace.path("alone/image_tokenizer.safetensors")).unwrap();
+    let arguments = ["evaluate", "--bundle", "alone", "--data", "mine", "--judge", "tiny", "--count", "5", "--out", "kept"];
+    let report = workplace.json(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(report["pictures"], "reconstructed", "{report}");
+    let split = &report["splits"][0];
+    assert!(split["generation"]["r_precision"].is_null() && split["generation"]["frechet"]["distance"].as_f64().unwrap() > 0.0, "{split}");
+    assert_eq!((&split["reconstruction"], &split["codebook"]), (&whole["splits"][0]["reconstruction"], &whole["splits"][0]["codebook"]));
+    assert_eq!(workplace.files("kept"), ["evaluation.json", "mine-real.png", "mine-reconstructed.png"]);
+    let table = workplace.run(&arguments);
+    assert!(table.stdout.contains("reconstructed") && !table.stdout.contains("generated"), "{table:?}");
+    let nothing = workplace.run(&["evaluate", "--bundle", "alone", "--data", "mine"]);
+    assert!(nothing.status != 0 && nothing.stderr.contains("expected a `judge`"), "{nothing:?}");
+    let swept = workplace.run(&[&arguments[..], &["--sweep", "temperature=1,2"]].concat());
+    assert!(swept.status != 0 && swept.stderr.contains("no `generator`"), "{swept:?}");
+}
+
+#[test]
 fn a_sweep_is_a_row_for_each_way_and_never_draws_one_twice() {
     let workplace = Workplace::with_bundle();
     write_pictures(&workplace, "mine", 6);

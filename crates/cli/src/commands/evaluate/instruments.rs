@@ -48,14 +48,16 @@ pub(in crate::commands) struct Drawn {
 }
 
 pub(in crate::commands) struct Instruments {
-    text_to_image: TextToImage,
+    /// Nothing where nothing will be drawn.
+    text_to_image: Option<TextToImage>,
+    image_size: usize,
     pub prompts: Prompts,
     judge: Option<Judge>,
     features: Option<FeatureNetwork>,
 }
 
 impl Instruments {
-    /// `requests` are all that will be drawn; what the bundle cannot do is said before any weights are loaded.
+    /// `requests` are all that will be drawn; what the bundle cannot do is said before any weights are loaded. Without any an image tokenizer is enough.
     pub fn load(bundle: &BundleFolder, flags: &InstrumentFlags, requests: &[&Request], device: &Device) -> anyhow::Result<Self> {
         let prompts = Prompts::of(bundle);
         for request in requests {
@@ -67,11 +69,22 @@ impl Instruments {
             (None, Some(judge)) => Some(FeatureNetwork::Clip { network: Box::new(judge.part.model.clone()), name: judge.name.clone() }),
             (None, None) => None,
         };
-        Ok(Self { text_to_image: TextToImage::load(bundle, device)?, prompts, judge, features })
+        let text_to_image = if requests.is_empty() { None } else { Some(TextToImage::load(bundle, device)?) };
+        let image_size = match &text_to_image {
+            Some(text_to_image) => text_to_image.image_size(),
+            None => bundle.manifest().image_tokenizer.as_ref().context("expected an image tokenizer where nothing is drawn, found none")?.image_size,
+        };
+        Ok(Self { text_to_image, image_size, prompts, judge, features })
     }
 
+    /// Side in pixels of what is drawn or reconstructed.
     pub fn image_size(&self) -> usize {
-        self.text_to_image.image_size()
+        self.image_size
+    }
+
+    /// Whether there is something to draw with.
+    pub fn draws(&self) -> bool {
+        self.text_to_image.is_some()
     }
 
     pub fn judge_name(&self) -> Option<String> {
@@ -109,6 +122,7 @@ impl Instruments {
 
     /// The best picture of each caption, each from a seed of its own.
     pub fn draw(&self, stage: &str, request: &Request, captions: &[String]) -> anyhow::Result<Vec<Drawn>> {
+        let text_to_image = self.text_to_image.as_ref().context("expected every request to be known before anything is drawn, found another")?;
         let mut reporter = Reporter::new();
         let mut drawn = Vec::new();
         let requests: Vec<Request> = captions
@@ -118,7 +132,7 @@ impl Instruments {
             .collect();
         for requests in requests.chunks(request.count_in_batch()) {
             let started = Instant::now();
-            let made = self.text_to_image.generate_all(requests, &mut |_| {})?;
+            let made = text_to_image.generate_all(requests, &mut |_| {})?;
             let seconds = started.elapsed().as_secs_f64() / requests.len() as f64;
             drawn.extend(made.into_iter().flat_map(|made| made.pictures.into_iter().take(1)).map(|made| Drawn { picture: made.picture, seconds }));
             reporter.report(stage, drawn.len(), captions.len());
@@ -164,7 +178,8 @@ impl Prompts {
         let of_generator = match bundle.manifest().generator.as_ref().map(|entry| &entry.model) {
             Some(GeneratorModel::Diffusion(config)) if config.text.is_none() && config.classes.is_empty() => OfGenerator::Nothing,
             Some(GeneratorModel::Diffusion(config)) if config.text.is_none() => OfGenerator::Classes(config.classes.clone()),
-            _ => OfGenerator::Captions,
+            Some(_) => OfGenerator::Captions,
+            None => OfGenerator::Nothing,
         };
         let classifier_classes = bundle.classifier_entry().map_or(Vec::new(), |entry| {
             let ClassifierModel::Noisy(config) = &entry.model;

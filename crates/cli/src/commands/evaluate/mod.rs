@@ -20,12 +20,12 @@ use burn::tensor::Device;
 use smalti_data::Picture;
 use smalti_data::dataset::Dataset;
 use smalti_data::dolls::Parts;
-use smalti_metrics::{Axis, CodeCounts, CodebookUsage, PictureShape, Reconstruction, ReconstructionMeter, Report, SplitReport, lpips};
+use smalti_metrics::{Axis, CodeCounts, CodebookUsage, PictureKind, PictureShape, Reconstruction, ReconstructionMeter, Report, SplitReport, lpips};
 use smalti_models::perceptual::lpips::Lpips;
 use smalti_models::perceptual::vgg;
 use smalti_nn::weights::{apply, safetensors};
 use smalti_nn::{Initializer, Precision, precision, weights::write_atomically};
-use smalti_pipeline::reconstruct::reconstruct;
+use smalti_pipeline::reconstruct::{Reconstruction as Reconstructed, reconstruct};
 use smalti_pipeline::text_to_image::Request;
 use smalti_pipeline::{BundleFolder, ImageTokenizerPart};
 use split::Split;
@@ -39,6 +39,7 @@ const SHEET_COUNT: usize = 64;
 ///
 /// Draws one picture for each held-out one and reports R-precision and CLIP score by a judge (of bundles that draw classes: class accuracy), Frechet distance,
 /// precision, recall and variety, and how well the image tokenizer gives the real pictures back; beside each figure stands the same figure of the real pictures.
+/// Of a bundle without a generator the reconstructions are measured in place of drawn pictures.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Flags {
     /// The bundle to measure
@@ -156,7 +157,12 @@ struct ImageTokenizer {
 
 fn evaluate(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Report> {
     let device = &job.compute.device;
-    let instruments = Instruments::load(bundle, &job.instruments, &[&job.request], device)?;
+    let pictures = kind_of(bundle);
+    let requests: &[&Request] = match pictures {
+        PictureKind::Generated => &[&job.request],
+        PictureKind::Reconstructed => &[],
+    };
+    let instruments = Instruments::load(bundle, &job.instruments, requests, device)?;
     if instruments.features().is_none() {
         bail!(judge_hint(bundle));
     }
@@ -174,7 +180,13 @@ fn evaluate(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Report> {
     });
     let splits = datasets.iter().map(|(name, dataset)| evaluate_split(job, &instruments, image_tokenizer.as_ref(), parts.as_ref(), name, dataset));
     let precision = job.compute.precision.name().to_string();
-    Ok(Report { bundle: bundle.manifest().id(), judge: instruments.judge_name(), precision, splits: splits.collect::<anyhow::Result<_>>()? })
+    Ok(Report { bundle: bundle.manifest().id(), judge: instruments.judge_name(), precision, pictures, splits: splits.collect::<anyhow::Result<_>>()? })
+}
+
+/// A bundle that can only reconstruct is measured by its reconstructions.
+fn kind_of(bundle: &BundleFolder) -> PictureKind {
+    let manifest = bundle.manifest();
+    if manifest.generator.is_none() && manifest.image_tokenizer.is_some() { PictureKind::Reconstructed } else { PictureKind::Generated }
 }
 
 fn evaluate_split(
@@ -186,14 +198,23 @@ fn evaluate_split(
     dataset: &Dataset,
 ) -> anyhow::Result<SplitReport> {
     let split = Split::prepare(instruments, name, dataset, job.count, job.request.seed)?;
-    let drawn = instruments.draw(&format!("{name}: drawing a picture for each caption"), &job.request, &split.captions)?;
-    let generated: Vec<Picture> = drawn.into_iter().map(|drawn| drawn.picture).collect();
+    let (mut measured, mut reconstructed) = (None, Vec::new());
+    if let Some(image_tokenizer) = image_tokenizer {
+        reconstructed = reconstructions(image_tokenizer, name, &split.real)?;
+        measured = Some(measure_image_tokenizer(job, image_tokenizer, &reconstructed, &split.real)?);
+    }
+    let generated: Vec<Picture> = if instruments.draws() {
+        let drawn = instruments.draw(&format!("{name}: drawing a picture for each caption"), &job.request, &split.captions)?;
+        drawn.into_iter().map(|drawn| drawn.picture).collect()
+    } else {
+        reconstructed.into_iter().map(|reconstructed| reconstructed.picture).collect()
+    };
     if let Some(out) = &job.out {
-        for (kind, pictures) in [("generated", &generated), ("real", &split.real)] {
+        let kind = if instruments.draws() { PictureKind::Generated } else { PictureKind::Reconstructed };
+        for (kind, pictures) in [(kind.name(), &generated), ("real", &split.real)] {
             write_png(&contact_sheet(&pictures[..pictures.len().min(SHEET_COUNT)])?, &out.join(format!("{name}-{kind}.png")), &[])?;
         }
     }
-    let measured = image_tokenizer.map(|part| measure_image_tokenizer(job, part, name, &split.real)).transpose()?;
     let (reconstruction, codebook) = measured.unzip();
     let features = instruments.features().context("whether there are features was seen before")?;
     Ok(SplitReport {
@@ -206,16 +227,19 @@ fn evaluate_split(
     })
 }
 
+fn reconstructions(image_tokenizer: &ImageTokenizer, name: &str, real: &[Picture]) -> anyhow::Result<Vec<Reconstructed>> {
+    let mut reporter = Reporter::new();
+    let stage = format!("{name}: reconstructing");
+    Ok(reconstruct(&image_tokenizer.part, real, &mut |progress| reporter.report(&stage, progress.done, progress.total))?)
+}
+
 fn measure_image_tokenizer(
     job: &Job,
     image_tokenizer: &ImageTokenizer,
-    name: &str,
+    reconstructions: &[Reconstructed],
     real: &[Picture],
 ) -> anyhow::Result<(Reconstruction, Option<CodebookUsage>)> {
     let ImageTokenizer { part: image_tokenizer, lpips: lpips_network } = image_tokenizer;
-    let mut reporter = Reporter::new();
-    let stage = format!("{name}: reconstructing");
-    let reconstructions = reconstruct(image_tokenizer, real, &mut |progress| reporter.report(&stage, progress.done, progress.total))?;
     let mut meter = ReconstructionMeter::default();
     let mut counts = image_tokenizer.model.discrete().map(|model| CodeCounts::new(model.code_count()));
     for (reconstruction, original) in reconstructions.iter().zip(real) {
