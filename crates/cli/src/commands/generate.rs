@@ -37,6 +37,9 @@ pub struct Flags {
     /// Folder for the PNGs and the contact sheet
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
+    /// Show each pixel of the contact sheet and of film strips as N by N: small pictures seen large, without blur
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    enlarge: u8,
     /// Print one JSON object: file, seed, score and image tokens of each picture
     #[arg(long)]
     json: bool,
@@ -62,6 +65,7 @@ pub struct Job {
     request: Request,
     start: Start,
     out: PathBuf,
+    enlarge: usize,
     json: bool,
     dry_run: bool,
     preview: When,
@@ -75,7 +79,8 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     request.validate()?;
     let compute = flags.compute.resolve()?;
     let Flags { out, json, dry_run, preview, .. } = flags;
-    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, classifier, request, start, out, json, dry_run, preview, compute })
+    let enlarge = flags.enlarge.into();
+    Ok(Job { bundle: bundle_path::resolve(flags.bundle)?, classifier, request, start, out, enlarge, json, dry_run, preview, compute })
 }
 
 impl Job {
@@ -227,7 +232,7 @@ fn write(job: &Job, made: &Made, bundle_id: String, settings: Decided) -> anyhow
         write_png(picture, &file, &texts)?;
         let steps = job.file(&format!("{index}-steps"));
         if !way.is_empty() {
-            write_png(&film_strip(way)?, &steps, &texts)?;
+            write_png(&film_strip(way)?.enlarged(job.enlarge), &steps, &texts)?;
         }
         outputs.push(PictureOutput {
             file: file.display().to_string(),
@@ -241,7 +246,7 @@ fn write(job: &Job, made: &Made, bundle_id: String, settings: Decided) -> anyhow
     let pictures: Vec<_> = made.pictures.iter().map(|made| made.picture.clone()).collect();
     let sheet = contact_sheet(&pictures)?;
     let contact_sheet = job.file("sheet");
-    write_png(&sheet, &contact_sheet, &texts)?;
+    write_png(&sheet.enlarged(job.enlarge), &contact_sheet, &texts)?;
     preview::show(&sheet, job.preview);
     Ok(Output {
         prompt: prompt.clone(),

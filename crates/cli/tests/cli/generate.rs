@@ -32,6 +32,18 @@ fn pictures_with_their_story_and_a_contact_sheet() {
 }
 
 #[test]
+fn the_contact_sheet_shows_small_pictures_large_and_files_hold_what_was_drawn() {
+    let workplace = Workplace::with_bundle();
+    let generate = |out: &str, more: &[&str]| {
+        workplace.succeed(&[&["generate", "a red heart", "--bundle", "tiny", "--count", "4", "--out", out], more].concat());
+        ["0", "sheet"].map(|name| Picture::open(&workplace.path(&format!("{out}/a-red-heart-0-{name}.png")), &Default::default()).unwrap())
+    };
+    let ([small, sheet], [picture, large]) = (generate("small", &[]), generate("large", &["--enlarge", "3"]));
+    assert_eq!(picture, small);
+    assert_eq!(large, sheet.enlarged(3));
+}
+
+#[test]
 fn json_is_one_object_with_everything() {
     let workplace = Workplace::with_bundle();
     let json = workplace.json(&["generate", "a fish", "--bundle", "tiny", "--count", "5", "--keep", "2", "--seed", "3", "--json", "--greedy", "--out", "x/y"]);
