@@ -63,6 +63,8 @@ fn an_image_tokenizer_alone_is_measured_by_its_reconstructions() {
     assert!(table.stdout.contains("reconstructed") && !table.stdout.contains("generated"), "{table:?}");
     let nothing = workplace.run(&["evaluate", "--bundle", "alone", "--data", "mine"]);
     assert!(nothing.status != 0 && nothing.stderr.contains("expected a `judge`"), "{nothing:?}");
+    let wilder = workplace.run(&[&arguments[..], &["--temperature", "2"]].concat());
+    assert!(wilder.status != 0 && wilder.stderr.contains("expected no flags about drawing"), "{wilder:?}");
     let swept = workplace.run(&[&arguments[..], &["--sweep", "temperature=1,2"]].concat());
     assert!(swept.status != 0 && swept.stderr.contains("no `generator`"), "{swept:?}");
 }

@@ -7,7 +7,7 @@ use smalti_data::Picture;
 use smalti_data::dataset::CaptionRule;
 use smalti_data::text_tokenizer::Encoded;
 use smalti_metrics::feature_network::{caption_features, picture_features};
-use smalti_metrics::{FeatureNetwork, Features};
+use smalti_metrics::{FeatureNetwork, Features, PictureKind};
 use smalti_models::inception::Inception;
 use smalti_nn::weights::{apply, safetensors};
 use smalti_nn::{Initializer, Precision, precision};
@@ -82,9 +82,9 @@ impl Instruments {
         self.image_size
     }
 
-    /// Whether there is something to draw with.
-    pub fn draws(&self) -> bool {
-        self.text_to_image.is_some()
+    /// What is measured: drawn pictures, or reconstructions where nothing will be drawn.
+    pub fn pictures(&self) -> PictureKind {
+        if self.text_to_image.is_some() { PictureKind::Generated } else { PictureKind::Reconstructed }
     }
 
     pub fn judge_name(&self) -> Option<String> {

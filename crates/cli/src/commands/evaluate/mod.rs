@@ -157,16 +157,21 @@ struct ImageTokenizer {
 
 fn evaluate(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Report> {
     let device = &job.compute.device;
-    let pictures = kind_of(bundle);
-    let requests: &[&Request] = match pictures {
-        PictureKind::Generated => &[&job.request],
-        PictureKind::Reconstructed => &[],
-    };
+    let manifest = bundle.manifest();
+    let only_reconstructs = manifest.generator.is_none() && manifest.image_tokenizer.is_some();
+    let Request { prompt, seed, batch_size, .. } = job.request.clone();
+    if only_reconstructs && job.request != (Request { seed, batch_size, ..Request::new(prompt) }) {
+        let path = bundle.path().display();
+        bail!(WrongUse(format!(
+            "{path}: expected no flags about drawing, for this bundle has no `generator` and its reconstructions are measured, found some"
+        )));
+    }
+    let requests: &[&Request] = if only_reconstructs { &[] } else { &[&job.request] };
     let instruments = Instruments::load(bundle, &job.instruments, requests, device)?;
     if instruments.features().is_none() {
         bail!(judge_hint(bundle));
     }
-    let part = bundle.manifest().image_tokenizer.as_ref().map(|_| bundle.for_inference().image_tokenizer(device, "reconstruct pictures")).transpose()?;
+    let part = manifest.image_tokenizer.as_ref().map(|_| bundle.for_inference().image_tokenizer(device, "reconstruct pictures")).transpose()?;
     let lpips = job.lpips.as_deref().map(|path| lpips_network(path, device)).transpose()?;
     let image_tokenizer = part.map(|part| ImageTokenizer { part, lpips });
     let datasets = splits(&job.data, instruments.prompts.caption_rule())?;
@@ -179,14 +184,13 @@ fn evaluate(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Report> {
         fits
     });
     let splits = datasets.iter().map(|(name, dataset)| evaluate_split(job, &instruments, image_tokenizer.as_ref(), parts.as_ref(), name, dataset));
-    let precision = job.compute.precision.name().to_string();
-    Ok(Report { bundle: bundle.manifest().id(), judge: instruments.judge_name(), precision, pictures, splits: splits.collect::<anyhow::Result<_>>()? })
-}
-
-/// A bundle that can only reconstruct is measured by its reconstructions.
-fn kind_of(bundle: &BundleFolder) -> PictureKind {
-    let manifest = bundle.manifest();
-    if manifest.generator.is_none() && manifest.image_tokenizer.is_some() { PictureKind::Reconstructed } else { PictureKind::Generated }
+    Ok(Report {
+        bundle: manifest.id(),
+        judge: instruments.judge_name(),
+        precision: job.compute.precision.name().to_string(),
+        pictures: instruments.pictures(),
+        splits: splits.collect::<anyhow::Result<_>>()?,
+    })
 }
 
 fn evaluate_split(
@@ -203,15 +207,15 @@ fn evaluate_split(
         reconstructed = reconstructions(image_tokenizer, name, &split.real)?;
         measured = Some(measure_image_tokenizer(job, image_tokenizer, &reconstructed, &split.real)?);
     }
-    let generated: Vec<Picture> = if instruments.draws() {
-        let drawn = instruments.draw(&format!("{name}: drawing a picture for each caption"), &job.request, &split.captions)?;
-        drawn.into_iter().map(|drawn| drawn.picture).collect()
-    } else {
-        reconstructed.into_iter().map(|reconstructed| reconstructed.picture).collect()
+    let pictures: Vec<Picture> = match instruments.pictures() {
+        PictureKind::Generated => {
+            let drawn = instruments.draw(&format!("{name}: drawing a picture for each caption"), &job.request, &split.captions)?;
+            drawn.into_iter().map(|drawn| drawn.picture).collect()
+        }
+        PictureKind::Reconstructed => reconstructed.into_iter().map(|reconstructed| reconstructed.picture).collect(),
     };
     if let Some(out) = &job.out {
-        let kind = if instruments.draws() { PictureKind::Generated } else { PictureKind::Reconstructed };
-        for (kind, pictures) in [(kind.name(), &generated), ("real", &split.real)] {
+        for (kind, pictures) in [(instruments.pictures().name(), &pictures), ("real", &split.real)] {
             write_png(&contact_sheet(&pictures[..pictures.len().min(SHEET_COUNT)])?, &out.join(format!("{name}-{kind}.png")), &[])?;
         }
     }
@@ -219,8 +223,8 @@ fn evaluate_split(
     let features = instruments.features().context("whether there are features was seen before")?;
     Ok(SplitReport {
         split: name.to_string(),
-        generation: split.measure(instruments, &generated)?,
-        composition: parts.map(|parts| split.composition(parts, &generated)).transpose()?,
+        generation: split.measure(instruments, &pictures)?,
+        composition: parts.map(|parts| split.composition(parts, &pictures)).transpose()?,
         conventions: features.conventions(format!("{} real pictures of {}", split.real.len(), split.place)),
         reconstruction,
         codebook: codebook.flatten(),
