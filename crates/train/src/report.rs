@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(labels, ["training", "held out", "held out without condition"]);
         assert_eq!(panel.series[1].points.iter().map(|point| (point.place, point.value)).collect::<Vec<_>>(), [0.25, 0.5, 0.75, 1.0].map(|place| (place, 0.5)));
         let training = &panel.series[0].points;
-        assert_eq!(training.len(), POINT_COUNT + 1 - 25, "301 steps by fours");
+        assert_eq!(training.len(), 76, "301 steps by fours");
         assert_eq!(training[0].place, (100.0 + 101.0 + 102.0 + 103.0) / 4.0 / 400.0);
         assert!((training[0].value - (1.0 / 100.0 + 1.0 / 101.0 + 1.0 / 102.0 + 1.0 / 103.0) / 4.0).abs() < 1e-12);
         assert_eq!(panel.ticks.last().unwrap().1, "400");
