@@ -1,7 +1,7 @@
 //! The only training loop. It owns time; the recipe owns meaning.
 //!
 //! A step is: for each of its passes a batch, forward, backward, gradients gathered; then every learner's optimiser (all-reduce, clip, update, average).
-//! Between steps the loop logs, samples, evaluates and saves. A loss or gradient that is not finite gives the step up before any weight has changed and
+//! Between steps the loop logs, saves, evaluates and samples, in this order: who breaks off while pictures are drawn loses no step. A loss or gradient that is not finite gives the step up before any weight has changed and
 //! goes back to the last checkpoint with a lower rate. All randomness and the place in the data come from (seed, step), so a run that was stopped anywhere
 //! and resumed ends with the bytes of the run that was not.
 
@@ -13,7 +13,7 @@ use crate::run_folder::RunFolder;
 use crate::settings::{OptimizerSettings, ROLLBACK_RATE_FACTOR, TrainSettings};
 use crate::{TrainError, report};
 use smalti_nn::weights::safetensors;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -78,6 +78,7 @@ impl<R: Recipe> Training<'_, R> {
     fn run(&mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         let train = &self.settings.train;
         let mut saved = self.progress.step;
+        self.look_if_broken_off()?;
         while self.progress.step < train.steps {
             match self.step() {
                 Ok(()) => {}
@@ -94,12 +95,6 @@ impl<R: Recipe> Training<'_, R> {
             if due(train.log_interval) || last {
                 self.log_losses()?;
             }
-            if due(train.evaluate_interval) || last {
-                self.evaluate()?;
-            }
-            if due(train.sample_interval) || last {
-                self.sample()?;
-            }
             let stopping = stop.load(Ordering::Relaxed) && !last;
             if due(train.checkpoint_interval) || last || stopping {
                 self.save()?;
@@ -107,6 +102,12 @@ impl<R: Recipe> Training<'_, R> {
             }
             if stopping {
                 return Ok(Outcome::Stopped { step });
+            }
+            if self.evaluation_is_due() {
+                self.evaluate()?;
+            }
+            if self.sample_is_due() {
+                self.sample()?;
             }
         }
         debug_assert_eq!(saved, self.progress.step);
@@ -176,6 +177,32 @@ impl<R: Recipe> Training<'_, R> {
         Ok(())
     }
 
+    fn evaluation_is_due(&self) -> bool {
+        let TrainSettings { steps, evaluate_interval, .. } = self.settings.train;
+        self.progress.step.is_multiple_of(evaluate_interval) || self.progress.step == steps
+    }
+
+    fn sample_is_due(&self) -> bool {
+        let TrainSettings { steps, sample_interval, .. } = self.settings.train;
+        self.progress.step.is_multiple_of(sample_interval) || self.progress.step == steps
+    }
+
+    /// Evaluates and samples a run that was broken off after its step was saved and before it was looked at.
+    fn look_if_broken_off(&mut self) -> Result<(), TrainError> {
+        let step = self.progress.step;
+        if step == 0 {
+            return Ok(());
+        }
+        let evaluated = |entry: &Entry| matches!(entry, Entry::Evaluation { step: of, .. } if *of == step);
+        if self.evaluation_is_due() && !log::read(&self.run.log())?.iter().any(evaluated) {
+            self.evaluate()?;
+        }
+        if self.sample_is_due() && !self.sheet().exists() {
+            self.sample()?;
+        }
+        Ok(())
+    }
+
     fn evaluate(&mut self) -> Result<(), TrainError> {
         let measures = self.recipe.evaluate()?;
         self.measure_time();
@@ -188,11 +215,15 @@ impl<R: Recipe> Training<'_, R> {
 
     fn sample(&mut self) -> Result<(), TrainError> {
         if let Some(sheet) = self.recipe.sample()? {
-            let path = self.run.samples().join(format!("step-{:08}.png", self.progress.step));
-            sheet.write_png(&path, &[])?;
+            sheet.write_png(&self.sheet(), &[])?;
         }
         self.measure_time();
         self.write_report()
+    }
+
+    /// The file of this step's samples.
+    fn sheet(&self) -> PathBuf {
+        self.run.samples().join(format!("step-{:08}.png", self.progress.step))
     }
 
     fn save(&mut self) -> Result<(), TrainError> {

@@ -24,6 +24,8 @@ struct Toy {
     poison: Vec<usize>,
     /// Set when this step is reached.
     stop_at: Option<(usize, &'static AtomicBool)>,
+    /// Evaluations end in an error.
+    evaluation_fails: bool,
     epoch_sum: f32,
 }
 
@@ -33,7 +35,7 @@ impl Toy {
         let mut initializer = Initializer::new(7, &device);
         let learners = ["first", "second"]
             .map(|name| Learner::new(name, Linear::normal(3, 2, true, 0.5, &mut initializer), &settings.optimizer, settings.train.ema_decay));
-        Self { learners, device, poison: Vec::new(), stop_at: None, epoch_sum: 0.0 }
+        Self { learners, device, poison: Vec::new(), stop_at: None, evaluation_fails: false, epoch_sum: 0.0 }
     }
 
     fn weights(&self) -> Vec<NamedTensors> {
@@ -88,6 +90,9 @@ impl Recipe for Toy {
     }
 
     fn evaluate(&mut self) -> Result<Measures, TrainError> {
+        if self.evaluation_fails {
+            return Err(TrainError::Checkpoint { path: "evaluation".into(), reason: "broken off".to_string() });
+        }
         let bias = collect(&self.learners[0].averaged())["bias"].values[0] as f64;
         Ok(Measures::from([("bias".to_string(), bias), ("total".to_string(), bias.abs())]))
     }
@@ -191,7 +196,35 @@ fn stopped_anywhere_and_resumed_equals_never_stopped_byte_for_byte() {
         assert_eq!(resumed.epoch_sum, whole.epoch_sum);
         let newest = |run: &str| fs::read(folder.path().join(run).join("checkpoints/step-00000011/first.safetensors")).unwrap();
         assert_eq!(newest(&format!("stopped-{stop_after}")), newest("whole"));
+        assert_eq!(looks(&path), looks(&folder.path().join("whole")), "stopped after step {stop_after}");
     }
+}
+
+/// Steps and figures of a run's evaluations, and the names of its sample sheets.
+fn looks(run: &Path) -> (Vec<(usize, Measures)>, Vec<std::ffi::OsString>) {
+    let evaluation = |entry| match entry {
+        smalti_train::log::Entry::Evaluation { step, measures, .. } => Some((step, measures)),
+        _ => None,
+    };
+    let evaluations = smalti_train::log::read(&run.join("log.jsonl")).unwrap().into_iter().filter_map(evaluation).collect();
+    let mut sheets: Vec<_> = fs::read_dir(run.join("samples")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    sheets.sort();
+    (evaluations, sheets)
+}
+
+#[test]
+fn a_step_is_saved_before_it_is_looked_at_and_looked_at_after_resuming() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(10);
+    settings.train.checkpoint_interval = 5;
+    let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+    run_to_end(&whole, &settings);
+    let mut toy = Toy { evaluation_fails: true, ..Toy::new(&settings) };
+    train(&mut toy, &settings, &new_run(&broken, &settings.recipe), &NEVER).unwrap_err();
+    assert!(broken.join("checkpoints/step-00000005").exists());
+    assert_eq!(looks(&broken), (vec![], vec![]));
+    run_to_end(&broken, &settings);
+    assert_eq!(looks(&broken), looks(&whole));
 }
 
 #[test]
