@@ -1,6 +1,8 @@
 //! The parts of a bundle must speak of the same pictures.
 
-use crate::manifest::{Canvas, ClassifierConfig, ClassifierModel, DiffusionConfig, GeneratorModel, ImageTokenizerModel, Manifest, TextEncoderModel};
+use crate::manifest::{
+    Canvas, ClassifierConfig, ClassifierModel, DiffusionConfig, GeneratorModel, ImageTokenizerModel, Manifest, TextCondition, TextEncoderModel,
+};
 use crate::{Part, PipelineError};
 
 /// The parts must speak of the same pictures.
@@ -71,14 +73,23 @@ pub(crate) fn check_guidance(classifier: &ClassifierConfig, generator: &Diffusio
         return Err(disagreement(part, "network.input_channels", format!("{expected}, as the generator draws"), found));
     }
     if let (Canvas::Latents, Some(facts)) = (classifier.canvas, image_tokenizer) {
-        if classifier.latent_scale != facts.latent_scale {
-            let shown = |scale: Option<f32>| scale.map_or("none".to_string(), |scale| scale.to_string());
-            let expected = format!("{}, as the image tokenizer has; another scale is another image tokenizer", shown(facts.latent_scale));
-            return Err(disagreement(part, "latent_scale", expected, shown(classifier.latent_scale)));
-        }
+        check_latent_scale(part, classifier.latent_scale, facts)?;
         classifier.check_side(facts.image_size / facts.model.downsampling_factor()).map_err(possible)?;
     }
     Ok(())
+}
+
+/// Latents must be as large as those that `part` was trained on.
+fn check_latent_scale(part: Part, found: Option<f32>, image_tokenizer: LatentFacts) -> Result<(), PipelineError> {
+    if found == image_tokenizer.latent_scale {
+        return Ok(());
+    }
+    let expected = format!("{}, as the image tokenizer has; another scale is another image tokenizer", shown(image_tokenizer.latent_scale));
+    Err(disagreement(part, "latent_scale", expected, shown(found)))
+}
+
+fn shown(scale: Option<f32>) -> String {
+    scale.map_or("none".to_string(), |scale| scale.to_string())
 }
 
 /// What a generator of latents must agree with.
@@ -107,9 +118,31 @@ pub(crate) fn check_stages(
             let expected = format!("{}, the pictures of the stage below", below.image_size);
             return Err(disagreement(part, "low_resolution.image_size", expected, found.map_or("no such table".to_string(), |size| size.to_string())));
         }
+        check_told_alike(part, stages[0], config)?;
         check_diffusion(part, config, image_tokenizer, text_encoder)?;
     }
     Ok(())
+}
+
+/// What the first stage is told is all there is to tell the others; they may be told nothing.
+fn check_told_alike(part: Part, first: &DiffusionConfig, config: &DiffusionConfig) -> Result<(), PipelineError> {
+    if !config.classes.is_empty() && config.classes != first.classes {
+        let expected = format!("none, or those of the first stage ({})", listed(&first.classes));
+        return Err(disagreement(part, "classes", expected, listed(&config.classes)));
+    }
+    match &config.text {
+        Some(text) if first.text.as_ref() != Some(text) => {
+            let shown =
+                |text: &TextCondition| format!("{} text tokens, padding {}", text.token_count, if text.attend_to_padding { "attended to" } else { "hidden" });
+            let expected = format!("none, or that of the first stage ({})", first.text.as_ref().map_or("none".to_string(), shown));
+            Err(disagreement(part, "text", expected, shown(text)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn listed(classes: &[String]) -> String {
+    if classes.is_empty() { "none".to_string() } else { classes.join(", ") }
 }
 
 fn check_image_tokens(manifest: &Manifest, generator: &GeneratorModel) -> Result<(), PipelineError> {
@@ -149,7 +182,10 @@ fn check_diffusion(
         }
         if entry.latent_scale.is_none_or(|scale| !(scale.is_finite() && scale > 0.0)) {
             let expected = "what brings latents to unit variance, which a generator of latents needs";
-            return Err(disagreement(Part::ImageTokenizer, "latent_scale", expected, entry.latent_scale.map_or("none".to_string(), |scale| scale.to_string())));
+            return Err(disagreement(Part::ImageTokenizer, "latent_scale", expected, shown(entry.latent_scale)));
+        }
+        if config.latent_scale.is_some() {
+            check_latent_scale(part, config.latent_scale, entry)?;
         }
         side /= entry.model.downsampling_factor();
     }

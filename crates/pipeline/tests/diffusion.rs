@@ -12,7 +12,7 @@ use smalti_generation::diffusion::{Sampler, Threshold, sample};
 use smalti_generation::random::{normal_pictures, picture_rng};
 use smalti_models::generator::conditions::Conditions;
 use smalti_nn::weights::safetensors::Storage;
-use smalti_pipeline::manifest::{GeneratorModel, NetworkConfig};
+use smalti_pipeline::manifest::{GeneratorModel, NetworkConfig, TextCondition};
 use smalti_pipeline::parts::{Generator, Weights};
 use smalti_pipeline::progress::{Progress, Stage};
 use smalti_pipeline::text_to_image::{self, DiffusionOptions, Estimate, InitialPicture, MadePicture, Parts, Request, TextToImage, Watch};
@@ -20,7 +20,7 @@ use smalti_pipeline::{Bundle, BundleFolder, Part, PipelineError};
 use std::convert::Infallible;
 use std::fs;
 use tiny_bundle::tiny_bundle;
-use tiny_diffusion::{latent_bundle, pixel_bundle};
+use tiny_diffusion::{cascade_bundle, latent_bundle, pixel_bundle};
 
 const CLASSES: [&str; 2] = ["red", "blue"];
 
@@ -262,6 +262,23 @@ fn a_mask_keeps_what_is_black_bit_for_bit() {
 }
 
 #[test]
+fn a_mask_keeps_pixels_of_pictures_that_are_decoded_or_enlarged() {
+    let picture = busy_picture(16);
+    let mut mask = Picture::filled(16, 16, [0; 3]);
+    for y in 0..16 {
+        mask.rgb[(y * 16 + 8) * 3..(y * 16 + 16) * 3].fill(255);
+    }
+    for (bundle, prompt) in [(latent_bundle(), "a red heart"), (cascade_bundle(), "red")] {
+        let name = bundle.name.clone();
+        let initial = Some(InitialPicture { picture: picture.clone(), strength: 1.0, mask: Some(mask.clone()) });
+        let made = first(&load(bundle), &with(prompt, DiffusionOptions { initial, ..DiffusionOptions::default() }));
+        let differs = |x, y| made.pixel(x, y) != picture.pixel(x, y);
+        assert!((0..16).all(|y| (0..8).all(|x| !differs(x, y))), "{name}: kept");
+        assert!((0..16).all(|y| (8..16).any(|x| differs(x, y))), "{name}: painted anew");
+    }
+}
+
+#[test]
 fn bundles_are_saved_and_loaded() {
     let folder = tempfile::tempdir().unwrap();
     for (bundle, prompt) in [(pixel_bundle(&CLASSES), "blue"), (pixel_bundle(&[]), ""), (latent_bundle(), "a red heart")] {
@@ -382,6 +399,9 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
         check(bundle, &["`image_tokenizer`: `latent_scale`: expected what brings latents to unit variance"]);
     }
     let mut bundle = latent_bundle();
+    bundle.image_tokenizer.as_mut().unwrap().latent_scale = Some(0.18215);
+    check(bundle, &["`generator`: `latent_scale`: expected 0.18215, as the image tokenizer has; another scale is another image tokenizer, found 0.5"]);
+    let mut bundle = latent_bundle();
     bundle.image_tokenizer.as_mut().unwrap().image_size = 32;
     check(bundle, &["`generator`: `image_size`: expected 32, as the image tokenizer has, found 16"]);
     let wider = edited(latent_bundle(), |config| {
@@ -395,6 +415,23 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
     check(odd, &["`generator`: `image_size`: expected a canvas whose side is a multiple of 2, found 9"]);
     let fewer = edited(pixel_bundle(&CLASSES), |config| drop(config.classes.pop()));
     check(fewer, &["`generator`: `classes`: expected 2 names"]);
+    let scaled = edited(pixel_bundle(&CLASSES), |config| config.latent_scale = Some(1.0));
+    check(scaled, &["`generator`: `latent_scale`: expected a number only where latents are drawn"]);
+    let edited_stage = |edit: &dyn Fn(&mut smalti_pipeline::manifest::DiffusionConfig)| {
+        let mut bundle = cascade_bundle();
+        let Generator::Diffusion(model) = &mut bundle.super_resolution[0].model else { panic!("a diffusion network") };
+        edit(&mut model.config);
+        bundle
+    };
+    let larger = edited_stage(&|config| config.low_resolution.as_mut().unwrap().image_size = 12);
+    check(larger, &["`super_resolution`: `low_resolution.image_size`: expected 8, the pictures of the stage below, found 12"]);
+    let told_more = edited_stage(&|config| config.text = Some(TextCondition { token_count: 12, attend_to_padding: false }));
+    check(told_more, &["`super_resolution`: `text`: expected none, or that of the first stage (none), found 12 text tokens, padding hidden"]);
+    let told_other = edited_stage(&|config| config.classes = vec!["red".to_string(), "green".to_string()]);
+    check(told_other, &["`super_resolution`: `classes`: expected none, or those of the first stage (red, blue), found red, green"]);
+    let mut first_enlarges = cascade_bundle();
+    first_enlarges.generator = first_enlarges.super_resolution.pop();
+    check(first_enlarges, &["`generator`: `low_resolution`: expected a first stage, which starts from nothing; this one enlarges pictures of 8 pixels"]);
     let steps = edited(pixel_bundle(&CLASSES), |config| config.sampling.steps = 2000);
     check(steps, &["`generator`: `sampling.steps`: expected at most the trained steps, found 2000"]);
 

@@ -1,9 +1,10 @@
-//! Diffusion systems, small, on eight pictures: each trains, resumes exactly, accumulates, and lands in a bundle that draws.
+//! Diffusion systems, small, on eight pictures: each trains, resumes exactly, and lands in a bundle that draws; small batches accumulate to the large one.
 
 mod small_runs;
 
-use small_runs::{AUTOENCODER, CLIP, EFFICIENT, Runs, TEXT, UNET, copy_folder, walk};
+use small_runs::{AUTOENCODER, CLIP, EFFICIENT, Runs, TEXT, UNET, walk};
 use smalti_data::Picture;
+use smalti_pipeline::manifest::GeneratorModel;
 use smalti_pipeline::text_to_image::Request;
 use smalti_pipeline::{BundleFolder, Part};
 
@@ -11,16 +12,7 @@ use smalti_pipeline::{BundleFolder, Part};
 fn classes_in_pixels_train_resume_exactly_and_draw() {
     let runs = Runs::new();
     let small: &[&str] = &["data.image_size=8", "train.steps=6", "train.checkpoint_interval=3"];
-    runs.train("ddpm/pictograms_styles_sample", "whole", &[&UNET, small], &[], false);
-    std::fs::create_dir(runs.path("resumed")).unwrap();
-    for file in ["recipe.toml", "log.jsonl"] {
-        std::fs::copy(runs.path("whole").join(file), runs.path("resumed").join(file)).unwrap();
-    }
-    copy_folder(&runs.path("whole/checkpoints/step-00000003"), &runs.path("resumed/checkpoints/step-00000003"));
-    runs.train("ddpm/pictograms_styles_sample", "resumed", &[&UNET, small], &[], true);
-    for name in ["generator", "generator.average"] {
-        assert_eq!(runs.weights("resumed", 6, name), runs.weights("whole", 6, name), "{name}");
-    }
+    runs.train_and_resume("ddpm/pictograms_styles_sample", "whole", &[&UNET, small], &[], &["generator"]);
     let measures = runs.evaluation("whole");
     assert!(measures.keys().any(|name| name.starts_with("loss without condition")), "{measures:?}");
     let maker = runs.text_to_image("whole");
@@ -56,15 +48,17 @@ fn a_variance_can_be_learned() {
 #[test]
 fn latent_diffusion_draws_from_a_caption() {
     let runs = Runs::new();
-    runs.train("autoencoder_kl/pictograms_sample", "autoencoder", &[&AUTOENCODER], &[], false);
+    runs.train_and_resume("autoencoder_kl/pictograms_sample", "autoencoder", &[&AUTOENCODER], &[], &["autoencoder_kl"]);
     runs.train("clip/pictograms_sample", "clip", &[&CLIP, &["model.image.head_count=2", "model.text.head_count=2"]], &[], false);
     let bundles = [runs.set_bundle("image_tokenizer", "autoencoder"), runs.set_bundle("text_encoder", "clip"), runs.set_bundle("contrastive", "clip")];
     let small: &[&str] = &["data.image_size=16"];
-    runs.train("latent_diffusion/pictograms_sample", "latent", &[&UNET, &TEXT, small], &bundles, false);
+    runs.train_and_resume("latent_diffusion/pictograms_sample", "latent", &[&UNET, &TEXT, small], &bundles, &["generator"]);
     let manifest = BundleFolder::open(&runs.path("latent/bundle")).unwrap().manifest().clone();
     assert_eq!(manifest.parts(), [Part::ImageTokenizer, Part::TextEncoder, Part::Generator, Part::Contrastive]);
-    let scale = manifest.image_tokenizer.unwrap().latent_scale.unwrap();
+    let scale = manifest.image_tokenizer.as_ref().unwrap().latent_scale.unwrap();
     assert!(scale.is_finite() && scale > 0.0 && scale != 1.0, "measured on data: {scale}");
+    let Some(GeneratorModel::Diffusion(generator)) = manifest.generator.map(|entry| entry.model) else { panic!("a diffusion network") };
+    assert_eq!(generator.latent_scale, Some(scale), "what the generator was trained on");
     let made = runs.text_to_image("latent").generate(&Request { count: 3, keep: Some(1), ..Request::new("picture number 3") }, &mut |_| {}).unwrap();
     assert_eq!((made.pictures.len(), made.pictures[0].picture.width), (1, 16));
     // The second time, latents are read from the cache.
@@ -81,10 +75,10 @@ fn a_cascade_enlarges_what_the_stage_below_made() {
     let runs = Runs::new();
     runs.train("clip/pictograms_sample", "clip", &[&CLIP, &["model.image.head_count=2", "model.text.head_count=2"]], &[], false);
     let bundles = [runs.set_bundle("text_encoder", "clip"), runs.set_bundle("contrastive", "clip")];
-    runs.train("imagen/pictograms_32_sample", "base", &[&EFFICIENT, &TEXT, &["data.image_size=8"]], &bundles, false);
+    runs.train_and_resume("imagen/pictograms_32_sample", "base", &[&EFFICIENT, &TEXT, &["data.image_size=8"]], &bundles, &["generator"]);
     let below = [runs.set_bundle("stage_below", "base")];
     let larger: &[&str] = &["data.image_size=16", "conditions.low_resolution.image_size=8"];
-    runs.train("imagen/pictograms_64_sample", "larger", &[&EFFICIENT, &TEXT, larger], &below, false);
+    runs.train_and_resume("imagen/pictograms_64_sample", "larger", &[&EFFICIENT, &TEXT, larger], &below, &["generator"]);
     let manifest = BundleFolder::open(&runs.path("larger/bundle")).unwrap().manifest().clone();
     assert_eq!(manifest.parts(), [Part::TextEncoder, Part::Generator, Part::SuperResolution(0), Part::Contrastive]);
     let maker = runs.text_to_image("larger");

@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// Percentile of dynamic thresholding; the paper names none, this is that of `diffusers`.
 const PERCENTILE: f64 = 0.995;
-/// Steps that a latent consistency network was distilled over (2310.04378).
-const DISTILLED_STEPS: usize = 50;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
@@ -52,7 +50,7 @@ struct ImageTokenFlags {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling of bundles with a diffusion network")]
 struct DiffusionFlags {
-    /// Steps from noise to picture [default: the bundle's]
+    /// Steps from noise to picture, of a cascade's first stage [default: the bundle's]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// The walk from noise to picture [default: the bundle's]
@@ -94,13 +92,13 @@ struct GuidanceFlags {
     #[arg(long, value_name = "LENGTH", allow_negative_numbers = true)]
     projection_norm: Option<f64>,
     /// A bundle whose classifier leads pictures to a class [default: the bundle's own]
-    #[arg(long, value_name = "DIR", requires = "classifier_scale")]
+    #[arg(long, value_name = "DIR")]
     classifier: Option<PathBuf>,
     /// How strongly a classifier leads to a class: 1 as it judges, more exaggerates, less than 0 leads away [default: it is not asked]
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     classifier_scale: Option<f64>,
     /// The class that the classifier leads to [default: the prompt, unless the bundle reads captions]
-    #[arg(long, value_name = "NAME", requires = "classifier_scale")]
+    #[arg(long, value_name = "NAME")]
     classifier_class: Option<String>,
 }
 
@@ -176,6 +174,7 @@ impl SamplingFlags {
     /// One picture of a prompt, drawn as the flags say.
     pub(super) fn request(self, prompt: impl Into<String>) -> anyhow::Result<Request> {
         let Self { guidance_scale, batch_size, image_tokens, diffusion, guidance } = self;
+        guidance.check_classifier()?;
         let ImageTokenFlags { temperature, top_k, top_p, greedy } = image_tokens;
         let options = SamplingOptions { greedy, temperature, top_k, top_p };
         Ok(Request { guidance_scale, options, diffusion: guidance.set(diffusion.options()?), batch_size, ..Request::new(prompt) })
@@ -198,7 +197,7 @@ impl DiffusionFlags {
             SamplerName::Heun => Sampler::Heun,
             SamplerName::DpmSolverPlusPlus2M => Sampler::DpmSolverPlusPlus2M,
             SamplerName::UniPc => Sampler::UniPc,
-            SamplerName::Lcm => Sampler::LatentConsistency { distilled_steps: DISTILLED_STEPS },
+            SamplerName::Lcm => Sampler::LCM,
         });
         let threshold = self.threshold.map(|name| match name {
             ThresholdName::None => Threshold::None,
@@ -211,6 +210,17 @@ impl DiffusionFlags {
 }
 
 impl GuidanceFlags {
+    /// Checked here and not by the command line, for a sweep may be what sets the scale.
+    fn check_classifier(&self) -> anyhow::Result<()> {
+        let named = [("--classifier", self.classifier.is_some()), ("--classifier-class", self.classifier_class.is_some())];
+        match named.iter().find(|(_, said)| *said) {
+            Some((name, _)) if self.classifier_scale.is_none() => {
+                Err(WrongUse(format!("{name}: expected --classifier-scale <W> beside it, which says how strongly the classifier leads, found none")).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn set(self, options: DiffusionOptions) -> DiffusionOptions {
         let projection = self.projection();
         let Self { guidance_rescale, guidance_interval, classifier_scale, classifier_class: class, .. } = self;
@@ -261,6 +271,14 @@ mod tests {
         assert!(message(("best", "1")).starts_with("--sweep: expected candidates, guidance-scale, batch-size, temperature,"), "{}", message(("best", "1")));
         assert!(message(("steps", "many")).starts_with("--sweep: invalid value 'many' for '--steps <N>'"), "{}", message(("steps", "many")));
         assert!(message(("eta", "1")).contains("--eta: expected --sampler ddim"));
+    }
+
+    #[test]
+    fn a_sweep_may_set_the_classifiers_scale() {
+        let lent = flags(&["--classifier", "shapes", "--classifier-class", "round"]);
+        assert!(lent.clone().request("x").unwrap_err().to_string().starts_with("--classifier: expected --classifier-scale <W> beside it"));
+        let request = lent.with(&[("classifier-scale", "3")]).unwrap().request("x").unwrap();
+        assert_eq!(request.diffusion.classifier, Some(ClassifierGuidance { scale: 3.0, class: Some("round".to_string()) }));
     }
 
     #[test]

@@ -19,13 +19,13 @@ pub(super) struct StartFlags {
     /// A picture to start from; its middle square is resized
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
-    /// How much of the way is walked: 0 gives the picture back, 1 forgets it [default: 0.8, with --mask 1]
+    /// How much of the way is walked: 0 gives the picture back (as latents or a cascade hold it), 1 forgets it [default: 0.8, with --mask 1]
     #[arg(long, value_name = "SHARE", requires = "init_image", allow_negative_numbers = true)]
     strength: Option<f64>,
     /// What of the picture is painted anew (white) and what is kept (black); of the picture's size
     #[arg(long, value_name = "FILE", requires = "init_image")]
     mask: Option<PathBuf>,
-    /// Unit normal noise to start from in place of the seed's: a safetensors file with one tensor [count, channels, height, width]
+    /// Unit normal noise to start from in place of the seed's: a safetensors file with one tensor [count, channels, height, width]; a cascade's first stage
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
     /// Beside each picture, a file with N pictures of the way to it

@@ -41,7 +41,7 @@ pub(super) fn stable_diffusion(source: &Source, device: &Device) -> Result<Vec<I
     let found = unet.config.input_channels;
     ConfigError::check(found == latent_channels, "config.json: in_channels", expected, found).map_err(|error| wrong(&unet.network.path, error.to_string()))?;
     let image_size = unet.sample_size.saturating_mul(image_tokenizer.downsampling_factor());
-    let generator = unet.generator(root, image_size, Canvas::Latents, Some(condition), scheduler, device)?;
+    let generator = unet.generator(root, image_size, Canvas::Latents, Some(latent_scale), Some(condition), scheduler, device)?;
 
     let provenance = provenance(root);
     Ok(vec![
@@ -66,7 +66,7 @@ pub(super) fn ddpm(source: &Source, device: &Device) -> Result<Vec<ImportedPart>
     ConfigError::check(classes.is_none(), "config.json: num_class_embeds", expected, classes.unwrap_or(0))
         .map_err(|error| wrong(&unet.network.path, error.to_string()))?;
     let image_size = unet.sample_size;
-    Ok(vec![unet.generator(root, image_size, Canvas::Pixels, None, scheduler_of(root)?, device)?])
+    Ok(vec![unet.generator(root, image_size, Canvas::Pixels, None, None, scheduler_of(root)?, device)?])
 }
 
 /// The class that `model_index.json` names must be one of `expected`.
@@ -160,6 +160,7 @@ impl Component {
         root: &Path,
         image_size: usize,
         canvas: Canvas,
+        latent_scale: Option<f32>,
         text: Option<TextCondition>,
         scheduler: Scheduler,
         device: &Device,
@@ -175,6 +176,7 @@ impl Component {
         let config = DiffusionConfig {
             image_size,
             canvas,
+            latent_scale,
             parameterization,
             variance: if unet_config.learned_variance { Variance::Learned } else { variance },
             process,

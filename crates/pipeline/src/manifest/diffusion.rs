@@ -13,6 +13,10 @@ pub struct DiffusionConfig {
     /// Side in pixels of the pictures it makes (of what its image tokenizer decodes, for one that makes latents).
     pub image_size: usize,
     pub canvas: Canvas,
+    /// Of a network of latents: what they were multiplied with. Measured on data, it also tells one image tokenizer from another. (Bundles from before it
+    /// was recorded have none.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent_scale: Option<f32>,
     pub parameterization: Parameterization,
     pub variance: Variance,
     pub process: Process,
@@ -172,6 +176,8 @@ impl DiffusionConfig {
         self.process.validate().map_err(|error| ConfigError::new(format!("process.{}", error.key), error.expected, error.found))?;
         self.plan().validate().map_err(|error| ConfigError::new(format!("sampling.{}", error.key), error.expected, error.found))?;
         ConfigError::check((1..=1 << 14).contains(&self.image_size), "image_size", "1 to 16384", self.image_size)?;
+        let scaled = self.latent_scale.is_some();
+        ConfigError::check(!scaled || self.canvas == Canvas::Latents, "latent_scale", "a number only where latents are drawn", scaled)?;
         let learned = self.variance == Variance::Learned;
         ConfigError::check(self.network.learned_variance() == learned, "variance", "learned just where the network has outputs for it", learned)?;
         let (text, network_text) = (self.text.is_some(), self.network.text_channels().is_some());

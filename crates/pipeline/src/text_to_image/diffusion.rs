@@ -96,7 +96,7 @@ impl DiffusionSystem {
         let configs: Vec<&DiffusionConfig> = self.stages.iter().map(|stage| &stage.config).collect();
         let plans = plans(&configs, self.canvas(configs[0]), self.classifier.as_ref().map(|part| &part.config), first)?;
         let rows = Rows::of_all(configs[0], self.text_encoder.as_ref(), requests)?;
-        let pull = self.pull(first)?;
+        let (pull, kept) = (self.pull(first)?, self.kept(first)?);
         let step_count: usize = plans.iter().map(Plan::steps_walked).sum();
         let total = requests.len() * first.count;
         let mut made = Vec::with_capacity(total);
@@ -116,6 +116,9 @@ impl DiffusionSystem {
             let mut drawn: Vec<Drawn> = Vec::new();
             for (stage, plan) in self.stages.iter().zip(&plans) {
                 drawn = self.draw_stage(stage, plan, &mut batch, drawn, &mut observe)?;
+            }
+            if let Some(kept) = &kept {
+                drawn.iter_mut().try_for_each(|drawn| kept.put_into(&mut drawn.picture))?;
             }
             made.extend(drawn);
         }
@@ -224,6 +227,14 @@ impl DiffusionSystem {
         Ok(Some(Initial { clean: clean.repeat(count), keep }))
     }
 
+    /// What a mask keeps, where the walk alone cannot keep it: in the pixels of pictures that are decoded or enlarged.
+    fn kept(&self, request: &Request) -> Result<Option<Kept>, PipelineError> {
+        let walk_keeps = self.stages.len() == 1 && self.stages[0].config.canvas == Canvas::Pixels;
+        let Some(InitialPicture { picture, mask: Some(mask), .. }) = request.diffusion.initial.as_ref().filter(|_| !walk_keeps) else { return Ok(None) };
+        let size = self.image_size();
+        Ok(Some(Kept { picture: fitted(picture, size)?, mask: fitted(mask, size)? }))
+    }
+
     /// What a canvas shows.
     pub(super) fn pictures(&self, config: &DiffusionConfig, values: &[f32]) -> Result<Vec<Picture>, PipelineError> {
         match config.canvas {
@@ -273,6 +284,22 @@ struct Initial {
     /// Once for each picture of the batch.
     clean: Vec<f32>,
     keep: Option<Vec<f32>>,
+}
+
+/// A picture and the mask that says where it is kept (black), of the size of the pictures made.
+struct Kept {
+    picture: Picture,
+    mask: Picture,
+}
+
+impl Kept {
+    fn put_into(&self, made: &mut Picture) -> Result<(), PipelineError> {
+        let (kept, mask) = (self.picture.to_f32(), self.mask.to_f32());
+        let blend = |((made, kept), mask): ((f32, f32), f32)| kept + (mask + 1.0) / 2.0 * (made - kept);
+        let values: Vec<f32> = made.to_f32().into_iter().zip(kept).zip(mask).map(blend).collect();
+        *made = Picture::from_f32(made.width, made.height, &values)?;
+        Ok(())
+    }
 }
 
 fn latent_scale(image_tokenizer: &ImageTokenizerPart) -> Result<f32, PipelineError> {

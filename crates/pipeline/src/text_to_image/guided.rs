@@ -8,7 +8,7 @@ use crate::parts::{ClassifierPart, Diffusion};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use smalti_generation::diffusion::Level;
 use smalti_generation::diffusion::guidance::{self, Interval, Projection};
-use smalti_models::generator::conditions::LowResolution;
+use smalti_models::generator::conditions::{Conditions, LowResolution};
 
 /// A classifier and where it leads.
 #[derive(Clone, Copy, Debug)]
@@ -75,10 +75,15 @@ impl<'a> Guided<'a> {
         self.shape.iter().product()
     }
 
+    /// In a cascade, stages that only enlarge need not be told what the first one is.
+    fn is_told_something(&self) -> bool {
+        self.stage.config.text.is_some() || !self.stage.config.classes.is_empty()
+    }
+
     /// Guided by what the prompt changes.
     fn told(&mut self, input: &[f32], level: &Level) -> Vec<f32> {
         let scale = self.interval.scale_at(level, self.scale);
-        if scale == 1.0 || !self.rows.iter().any(|rows| rows.differ()) {
+        if scale == 1.0 || !self.is_told_something() || !self.rows.iter().any(|rows| rows.differ()) {
             return self.forward(input, level, false);
         }
         let output = self.forward(input, level, true);
@@ -106,7 +111,7 @@ impl<'a> Guided<'a> {
         let (rows, [height, width, channels]) = (copies * self.rows.len(), self.shape);
         let noisy = Tensor::<4>::from_data(TensorData::new(input.repeat(copies), [rows, height, width, channels]), &self.device);
         let timesteps = Tensor::<1>::from_data(vec![level.timestep as f32; rows].as_slice(), &self.device);
-        let mut conditions = Rows::conditions(self.rows, both, &self.device);
+        let mut conditions = if self.is_told_something() { Rows::conditions(self.rows, both, &self.device) } else { Conditions::default() };
         conditions.low_resolution = self
             .low_resolution
             .as_ref()
@@ -210,6 +215,7 @@ mod tests {
         let config = DiffusionConfig {
             image_size: 4,
             canvas: Canvas::Pixels,
+            latent_scale: None,
             parameterization,
             variance: Variance::FixedSmall,
             process: process.clone(),

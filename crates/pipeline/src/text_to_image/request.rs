@@ -71,9 +71,10 @@ pub struct ClassifierGuidance {
 pub struct InitialPicture {
     /// Of any size; its middle square is resized.
     pub picture: Picture,
-    /// How much of the way is walked, in [0, 1]: 0 gives the picture back, 1 forgets it.
+    /// How much of the way is walked, in [0, 1]: 1 forgets the picture; 0 gives it back, as well as an image tokenizer reconstructs it and the stages of a
+    /// cascade enlarge it.
     pub strength: f64,
-    /// White where the picture is painted anew, black where it is kept; of the picture's size.
+    /// White where the picture is painted anew, black where its pixels are kept; of the picture's size.
     pub mask: Option<Picture>,
 }
 

@@ -5,12 +5,14 @@ use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_generation::diffusion::{End, Parameterization, Process, Sampler, Schedule, ScheduleConfig, Spacing, Threshold, Variance};
 use smalti_generation::random::{fill_normal, picture_rng};
 use smalti_models::classifier::noisy::{self, NoisyClassifier, Pooling};
+use smalti_models::generator::efficient_unet::{self, Level, Per};
 use smalti_models::generator::unet::{self, TextConfig, time_embedding};
 use smalti_models::image_tokenizer::{autoencoder_kl, convolutional};
 use smalti_models::text_encoder::clip_text;
 use smalti_nn::Initializer;
 use smalti_pipeline::manifest::{
-    Canvas, ClassifierConfig, DiffusionConfig, GeneratorModel, ImageTokenizerModel, NetworkConfig, SamplingDefaults, TextCondition, TextEncoderModel,
+    Canvas, ClassifierConfig, DiffusionConfig, GeneratorModel, ImageTokenizerModel, LowResolutionCondition, NetworkConfig, SamplingDefaults, TextCondition,
+    TextEncoderModel,
 };
 use smalti_pipeline::parts::{Generator, ImageTokenizer, TextEncoder, Weights};
 use smalti_pipeline::{Bundle, ClassifierPart, GeneratorPart, ImageTokenizerPart, Provenance, TextEncoderPart};
@@ -21,6 +23,31 @@ pub fn pixel_bundle(classes: &[&str]) -> Bundle {
     let classes = classes.iter().map(|class| class.to_string()).collect();
     let config = DiffusionConfig { classes, ..config(8, Canvas::Pixels, network) };
     Bundle { name: "pixels".into(), generator: Some(generator(config)), ..Bundle::default() }
+}
+
+/// [`pixel_bundle`], whose pictures a second stage enlarges to 16x16.
+#[allow(dead_code)] // not every test crate enlarges
+pub fn cascade_bundle() -> Bundle {
+    let level = |channels, downsample| Level { channels, residual_block_count: 1, downsample, self_attention: false, text_attention: false };
+    let network = efficient_unet::Config {
+        picture_channels: 3,
+        low_resolution: true,
+        base_channels: 8,
+        levels: vec![level(8, false), level(16, true)],
+        middle: false,
+        per: Per::Level,
+        head_channels: 8,
+        text_channels: None,
+        time: time_embedding::Config::latent_diffusion(8),
+        group_count: 4,
+    };
+    let first = config(16, Canvas::Pixels, self::network(3));
+    let config = DiffusionConfig {
+        network: NetworkConfig::EfficientUnet(network),
+        low_resolution: Some(LowResolutionCondition { image_size: 8, noise_level: 0.1 }),
+        ..first
+    };
+    Bundle { name: "cascade".into(), super_resolution: vec![generator(config)], ..pixel_bundle(&["red", "blue"]) }
 }
 
 /// Draws latents of 4x4 and 4 channels, which become 16x16 pixels, of captions.
@@ -44,7 +71,8 @@ pub fn latent_bundle() -> Bundle {
         latent_projections: true,
     };
     let network = unet::Config { text: Some(TextConfig { channels: 16, block_count: 1 }), ..network(4) };
-    let config = DiffusionConfig { text: Some(TextCondition { token_count: 12, attend_to_padding: true }), ..config(16, Canvas::Latents, network) };
+    let condition = Some(TextCondition { token_count: 12, attend_to_padding: true });
+    let config = DiffusionConfig { text: condition, latent_scale: Some(0.5), ..config(16, Canvas::Latents, network) };
     Bundle {
         name: "latents".into(),
         image_tokenizer: Some(ImageTokenizerPart {
@@ -114,6 +142,7 @@ fn config(image_size: usize, canvas: Canvas, network: unet::Config) -> Diffusion
     DiffusionConfig {
         image_size,
         canvas,
+        latent_scale: None,
         parameterization: Parameterization::Velocity,
         variance: Variance::FixedSmall,
         process: Process::VariancePreserving(Schedule::new(ScheduleConfig::cosine()).unwrap()),

@@ -98,6 +98,26 @@ impl Runs {
         assert_eq!(outcome, Outcome::Finished);
     }
 
+    /// [`Self::train`], then again from the middle of it: the weights and averages of every one of its learners are the same to the bit.
+    pub fn train_and_resume(&self, recipe: &str, run: &str, overrides: &[&[&str]], bundles: &[String], learners: &[&str]) {
+        self.train(recipe, run, overrides, bundles, false);
+        let resumed = format!("{run} resumed");
+        std::fs::create_dir(self.path(&resumed)).unwrap();
+        for file in ["recipe.toml", "log.jsonl"] {
+            std::fs::copy(self.path(run).join(file), self.path(&resumed).join(file)).unwrap();
+        }
+        let middle = "checkpoints/step-00000003";
+        copy_folder(&self.path(run).join(middle), &self.path(&resumed).join(middle));
+        self.train(recipe, &resumed, overrides, bundles, true);
+        for learner in learners {
+            let before = safetensors::read(&self.path(run).join(middle).join(format!("{learner}.safetensors"))).unwrap();
+            assert_ne!(self.weights(run, 6, learner), before, "{recipe}: {learner} learns after step 3");
+            for name in [learner.to_string(), format!("{learner}.average")] {
+                assert_eq!(self.weights(&resumed, 6, &name), self.weights(run, 6, &name), "{recipe}: {name}");
+            }
+        }
+    }
+
     pub fn weights(&self, run: &str, step: usize, name: &str) -> NamedTensors {
         safetensors::read(&self.path(run).join(format!("checkpoints/step-{step:08}/{name}.safetensors"))).unwrap()
     }

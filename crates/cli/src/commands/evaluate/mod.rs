@@ -107,7 +107,10 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
         Ok(Request { count, keep: (count > 1).then_some(1), seed: flags.seed, ..sampling.request("a caption")? })
     };
     let ways = if flags.sweep.is_empty() { Vec::new() } else { sweep::ways(&flags.sweep, &flags.sampling, request)? };
-    let request = request(flags.sampling.clone(), None)?;
+    let request = match ways.first() {
+        Some(way) => way.request.clone(),
+        None => request(flags.sampling.clone(), None)?,
+    };
     request.validate()?;
     Ok(Job {
         compute: flags.compute.resolve()?,

@@ -13,11 +13,12 @@ pub mod latent_consistency;
 pub mod unipc;
 
 use super::{Level, Process, SettingError, Variance};
-use serde::{Deserialize, Serialize};
+use serde::de::{IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The closed set of walks.
+/// The closed set of walks. Recipes and bundles name them as the command line does, `"ddim"`, or with their settings, `{ ddim = { eta = 1.0 } }`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "kebab-case")]
 pub enum Sampler {
     /// Ancestral sampling, of DDPM (2006.11239, algorithm 2). Fresh noise at every step; made for all the trained steps.
     Ddpm,
@@ -26,18 +27,59 @@ pub enum Sampler {
     /// One Euler step of the probability flow per level.
     Euler,
     /// Euler to below the level, then fresh noise up to it (k-diffusion).
+    #[serde(alias = "euler_ancestral")]
     EulerAncestral,
     /// Euler, then the mean of the slopes at both ends (EDM, 2206.00364, algorithm 1 without churn). Two calls of the network per step, one at the last.
     Heun,
     /// DPM-Solver++ of second order, which remembers the last prediction (2211.01095, algorithm 2). One call per step.
+    #[serde(rename = "dpm++2m", alias = "dpm_solver_plus_plus2_m")]
     DpmSolverPlusPlus2M,
     /// UniPC of second order with B(h) = e^h - 1: that, and each step is corrected by the next call (2302.04867). One call per step.
+    #[serde(rename = "unipc", alias = "uni_pc")]
     UniPc,
-    /// Latent consistency sampling in a few steps, for networks distilled to it over `distilled_steps` steps (2310.04378, algorithm 3); 50 in the paper.
+    /// Latent consistency sampling in a few steps, for networks distilled to it over `distilled_steps` steps (2310.04378, algorithm 3).
+    #[serde(rename = "lcm", alias = "latent_consistency")]
     LatentConsistency { distilled_steps: usize },
 }
 
+impl Serialize for Sampler {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sampler {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Named;
+
+        impl<'de> Visitor<'de> for Named {
+            type Value = Sampler;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+                formatter.write_str("a sampler, as \"ddim\" or { ddim = { eta = 1.0 } }")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Sampler, E> {
+                match name {
+                    "ddim" => Ok(Sampler::Ddim { eta: 0.0 }),
+                    "lcm" => Ok(Sampler::LCM),
+                    _ => Sampler::deserialize(name.into_deserializer()),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, settings: A) -> Result<Sampler, A::Error> {
+                Sampler::deserialize(MapAccessDeserializer::new(settings))
+            }
+        }
+
+        deserializer.deserialize_any(Named)
+    }
+}
+
 impl Sampler {
+    /// Distilled over as many steps as in the paper.
+    pub const LCM: Self = Self::LatentConsistency { distilled_steps: 50 };
+
     pub fn validate(self) -> Result<(), SettingError> {
         match self {
             Self::Ddim { eta } => SettingError::unless(eta >= 0.0 && eta.is_finite(), "eta", "a number of at least 0", eta),
@@ -111,4 +153,45 @@ fn steps(levels: &[Level]) -> impl Iterator<Item = (usize, Level, Level)> {
 /// The noise that remains when the clean picture is taken out: (x - alpha clean) / sigma. After thresholding it is no longer what the network said.
 fn remaining_noise(level: &Level, sample: &[f32], clean: &[f32]) -> Vec<f32> {
     super::level::combine([(1.0 / level.sigma, sample), (-level.alpha / level.sigma, clean)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sampler;
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct File {
+        sampler: Sampler,
+    }
+
+    fn read(text: &str) -> Result<Sampler, String> {
+        toml::from_str::<File>(text).map(|file| file.sampler).map_err(|error| error.message().to_string())
+    }
+
+    #[test]
+    fn samplers_are_named_as_on_the_command_line_with_or_without_their_settings() {
+        let cases = [
+            ("'ddim'", Sampler::Ddim { eta: 0.0 }),
+            ("{ ddim = { eta = 0.5 } }", Sampler::Ddim { eta: 0.5 }),
+            ("'dpm++2m'", Sampler::DpmSolverPlusPlus2M),
+            ("'dpm_solver_plus_plus2_m'", Sampler::DpmSolverPlusPlus2M), // in bundles from before
+            ("'euler_ancestral'", Sampler::EulerAncestral),
+            ("'euler-ancestral'", Sampler::EulerAncestral),
+            ("'unipc'", Sampler::UniPc),
+            ("'lcm'", Sampler::LCM),
+            ("{ latent_consistency = { distilled_steps = 4 } }", Sampler::LatentConsistency { distilled_steps: 4 }),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(read(&format!("sampler = {text}")), Ok(expected), "{text}");
+            let written = toml::to_string(&File { sampler: expected }).unwrap();
+            assert_eq!(read(&written), Ok(expected), "{written}");
+        }
+    }
+
+    #[test]
+    fn wrong_samplers_are_named() {
+        assert!(read("sampler = 'foo'").unwrap_err().contains("unknown variant `foo`, expected one of `ddpm`, `ddim`,"));
+        assert!(read("sampler = 3").unwrap_err().contains("expected a sampler, as \"ddim\" or { ddim = { eta = 1.0 } }"));
+        assert!(read("sampler = { ddim = {} }").unwrap_err().contains("missing field `eta`"));
+    }
 }

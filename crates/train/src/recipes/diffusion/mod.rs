@@ -79,6 +79,7 @@ impl DiffusionTraining {
         let latent_channels = source.image_tokenizer().map(|part| part.model.config().latent_channels());
         let text_channels = text.as_ref().map(|text| text.encoder().model.channels());
         let config = recipe.config(recipe.canvas_channels(latent_channels), text_channels, names);
+        let config = DiffusionConfig { latent_scale: source.image_tokenizer().and_then(|part| part.latent_scale), ..config };
         let impossible = |error: smalti_models::ConfigError| TrainError::Unfit { place: "recipe".to_string(), reason: error.to_string() };
         config.validate().map_err(impossible)?;
         let mut initializer = Initializer::new(recipe.train.seed, &device.clone().autodiff());

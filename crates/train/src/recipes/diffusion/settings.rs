@@ -248,6 +248,7 @@ impl DiffusionRecipe {
         DiffusionConfig {
             image_size: self.data.image_size,
             canvas: self.canvas(),
+            latent_scale: None,
             parameterization: self.loss.parameterization,
             variance: self.loss.variance,
             process: self.process.clone(),
