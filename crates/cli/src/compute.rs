@@ -67,6 +67,7 @@ impl Flags {
         if self.threads == Some(0) {
             return Err(WrongUse("--threads: expected at least 1, found 0".into()).into());
         }
+        smalti_kernels::InstructionSet::from_environment().map_err(WrongUse)?;
         let precision = match (self.device, self.precision) {
             (_, None) => Precision::F32,
             (Kind::Cpu, Some(name)) => name.choice().resolve(),

@@ -18,7 +18,10 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> Result<(), DataEr
         let mut file = File::create(&temporary).map_err(|error| DataError::io(path, error))?;
         fill(&mut file)?;
         file.sync_all().map_err(|error| DataError::io(path, error))?;
-        fs::rename(&temporary, path).map_err(|error| DataError::io(path, error))
+        fs::rename(&temporary, path).map_err(|error| DataError::io(path, error))?;
+        // The new name too must survive a crash; systems that cannot open a folder (Windows) see to it on their own.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if cfg!(unix) { File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| DataError::io(path, error)) } else { Ok(()) }
     })();
     if written.is_err() {
         // The first error is the one worth reporting; a leftover `.tmp` is never taken for the real file.

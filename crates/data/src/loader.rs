@@ -315,7 +315,7 @@ fn shuffle(values: &mut [u32], rng: &mut impl Rng) {
     }
 }
 
-/// What a random stream is for; streams of different purposes never meet.
+/// What a random stream is for; streams of different purposes never meet, nor those of trainings, whose purposes begin at 17.
 #[derive(Clone, Copy)]
 enum Purpose {
     Epoch = 1,

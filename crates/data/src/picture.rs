@@ -9,10 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
-use resvg::{tiny_skia, usvg};
 use serde::{Deserialize, Serialize};
 
 use crate::{DataError, PictureError, atomic_write};
+
+mod svg; // drawn by resvg, hostile drawings refused
 
 /// 8-bit RGB, row by row from the top left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Picture {
     /// Decodes PNG, JPEG, WebP (first frame) or SVG, told apart by their first bytes.
     pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Self, PictureError> {
         // The decoders are foreign code fed with untrusted bytes: whatever they do is an error of this picture, not the end of the run.
-        catch_unwind(AssertUnwindSafe(|| if looks_like_svg(bytes) { decode_svg(bytes, options) } else { decode_raster(bytes, options) }))
+        catch_unwind(AssertUnwindSafe(|| if svg::looks_like_svg(bytes) { svg::decode(bytes, options) } else { decode_raster(bytes, options) }))
             .unwrap_or_else(|_| Err(PictureError::Damaged { format: "unreadable", reason: "the decoder gave up".into() }))
     }
 
@@ -210,62 +211,6 @@ fn composite(rgba: &[u8], background: [u8; 3]) -> Vec<u8> {
             [0, 1, 2].map(|channel| blend(pixel[channel], alpha, background[channel]))
         })
         .collect()
-}
-
-/// An XML document that mentions `<svg` early enough to be one.
-fn looks_like_svg(bytes: &[u8]) -> bool {
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
-    let start = &text[..text.len().min(4096)];
-    start.starts_with(b"<") && start.windows(4).any(|window| window == b"<svg")
-}
-
-fn decode_svg(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, PictureError> {
-    let damaged = |reason: String| PictureError::Damaged { format: "SVG", reason };
-    let parsing = usvg::Options {
-        // Neither files nor addresses: a data set must not be able to read the disk of whoever trains on it.
-        image_href_resolver: usvg::ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) },
-        ..usvg::Options::default()
-    };
-    check_svg_nesting(bytes).map_err(damaged)?;
-    for (element, hint) in [("<text", "turn its text into paths"), ("<image", "embed no pictures")] {
-        if bytes.windows(element.len()).any(|window| window == element.as_bytes()) {
-            return Err(damaged(format!("expected paths only, found a `{element}>` element, which would be left out; hint: {hint}")));
-        }
-    }
-    let tree = usvg::Tree::from_data(bytes, &parsing).map_err(|error| damaged(error.to_string()))?;
-    let (width, height) = (tree.size().width() as f64, tree.size().height() as f64);
-    let scale = options.svg_size.map_or(1.0, |size| size as f64 / width.min(height));
-    let extent = |length: f64| (length * scale).round().max(1.0) as u64;
-    let (pixels_wide, pixels_high) = (extent(width), extent(height));
-    check_pixels(pixels_wide, pixels_high, options.pixel_limit)?;
-
-    let [red, green, blue] = options.background;
-    let mut canvas =
-        tiny_skia::Pixmap::new(pixels_wide as u32, pixels_high as u32).ok_or_else(|| damaged(format!("cannot draw {pixels_wide}x{pixels_high} pixels")))?;
-    canvas.fill(tiny_skia::Color::from_rgba8(red, green, blue, 255));
-    let transform = tiny_skia::Transform::from_scale((pixels_wide as f64 / width) as f32, (pixels_high as f64 / height) as f32);
-    resvg::render(&tree, transform, &mut canvas.as_mut());
-    // The background is opaque, hence every pixel is, and premultiplied equals straight.
-    let rgb = canvas.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
-    Picture::new(pixels_wide as usize, pixels_high as usize, rgb)
-}
-
-/// The SVG reader follows nested elements by recursion, so their depth is bounded here. Real drawings stay below a few dozen.
-fn check_svg_nesting(bytes: &[u8]) -> Result<(), String> {
-    const DEPTH_LIMIT: usize = 256;
-    let mut depth = 0usize;
-    for (position, &byte) in bytes.iter().enumerate() {
-        match (byte, bytes.get(position + 1)) {
-            (b'<', Some(b'/')) => depth = depth.saturating_sub(1),
-            (b'<', Some(next)) if next.is_ascii_alphabetic() || *next == b'_' => depth += 1,
-            (b'/', Some(b'>')) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > DEPTH_LIMIT {
-            return Err(format!("expected elements nested at most {DEPTH_LIMIT} deep"));
-        }
-    }
-    Ok(())
 }
 
 /// The first bytes in words, for the message about an unknown format.

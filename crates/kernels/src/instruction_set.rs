@@ -51,16 +51,17 @@ impl InstructionSet {
         &AVAILABLE
     }
 
+    /// The set that `SMALTI_ISA` names, else the widest there is; or what is wrong with the name.
+    pub fn from_environment() -> Result<Self, String> {
+        let available = Self::available();
+        let Ok(name) = std::env::var("SMALTI_ISA") else { return Ok(*available.last().expect("portable is always there")) };
+        let names = || available.iter().map(|set| set.name()).collect::<Vec<_>>().join(", ");
+        available.iter().copied().find(|set| set.name() == name).ok_or_else(|| format!("SMALTI_ISA: expected one of {}, found {name}", names()))
+    }
+
     /// The set in use. Panics if `SMALTI_ISA` names one that does not exist or that this processor lacks: results under another would not be what was asked for.
     pub fn current() -> Self {
-        static CHOSEN: LazyLock<InstructionSet> = LazyLock::new(|| {
-            let available = InstructionSet::available();
-            let Ok(name) = std::env::var("SMALTI_ISA") else { return *available.last().expect("portable is always there") };
-            *available
-                .iter()
-                .find(|set| set.name() == name)
-                .unwrap_or_else(|| panic!("SMALTI_ISA: expected one of {:?}, found {name:?}", available.iter().map(|set| set.name()).collect::<Vec<_>>()))
-        });
+        static CHOSEN: LazyLock<InstructionSet> = LazyLock::new(|| InstructionSet::from_environment().unwrap_or_else(|reason| panic!("{reason}")));
         match FORCED.load(Ordering::Relaxed) {
             1 => Self::Portable,
             2 => Self::Neon,

@@ -69,14 +69,16 @@ impl Drop for Scratch {
     }
 }
 
-/// A vector of `len` floats that `write` fills. `write` must store every element before it reads any: they start uninitialised
-/// (with debug assertions: as NaN, so that a forgotten element shows).
-pub fn filled(len: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
+/// A vector of `len` floats that `write` fills. They start uninitialised (with debug assertions: as NaN, so that a forgotten element shows).
+///
+/// # Safety
+/// `write` stores every element, and before it reads it.
+pub unsafe fn filled(len: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
     let mut values: Vec<f32> = Vec::with_capacity(len);
     if cfg!(debug_assertions) {
         values.resize(len, f32::NAN);
     } else {
-        // SAFETY: the capacity is `len`, any bits are an f32, and every kernel stores each element before it is read (proved by poisoned tests).
+        // SAFETY: the capacity is `len`, and the caller promises that every element is stored before it is read.
         #[allow(clippy::uninit_vec)]
         unsafe {
             values.set_len(len);

@@ -1,9 +1,11 @@
 //! The parts of a bundle must speak of the same pictures.
 
 use crate::manifest::{
-    Canvas, ClassifierConfig, ClassifierModel, DiffusionConfig, GeneratorModel, ImageTokenizerModel, Manifest, TextCondition, TextEncoderModel,
+    Canvas, ClassifierConfig, ClassifierModel, ContrastiveModel, DiffusionConfig, GeneratorModel, ImageTokenizerModel, Manifest, TextCondition,
+    TextEncoderModel,
 };
 use crate::{Part, PipelineError};
+use smalti_models::generator::dalle_bart;
 
 /// The parts must speak of the same pictures.
 pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> {
@@ -15,13 +17,28 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
             return Err(disagreement(part, "image_size", format!("a multiple of {factor}, at most 16384"), entry.image_size));
         }
     }
+    if let Some(entry) = &manifest.text_encoder {
+        let part = Part::TextEncoder;
+        entry.model.validate().map_err(|source| PipelineError::Config { part, source })?;
+    }
+    for (part, entry) in [(Part::Contrastive, &manifest.contrastive), (Part::Judge, &manifest.judge)] {
+        if let Some(ContrastiveModel::Clip(config)) = entry.as_ref().map(|entry| &entry.model) {
+            config.validate().map_err(|source| PipelineError::Config { part, source })?;
+        }
+    }
     if let Some(entry) = &manifest.classifier {
         check_classifier(&entry.model, manifest)?;
     }
     let Some(entry) = &manifest.generator else {
         return if manifest.super_resolution.is_empty() { Ok(()) } else { Err(disagreement(Part::SuperResolution(0), "generator", "a first stage", "none")) };
     };
-    let GeneratorModel::Diffusion(first) = &entry.model else { return check_image_tokens(manifest, &entry.model) };
+    let first = match &entry.model {
+        GeneratorModel::Diffusion(first) => first,
+        GeneratorModel::DalleBart(config) => {
+            config.validate().map_err(|source| PipelineError::Config { part: Part::Generator, source })?;
+            return check_image_tokens(manifest, config);
+        }
+    };
     let mut stages: Vec<&DiffusionConfig> = vec![first];
     for (stage, entry) in manifest.super_resolution.iter().enumerate() {
         match &entry.model {
@@ -145,8 +162,8 @@ fn listed(classes: &[String]) -> String {
     if classes.is_empty() { "none".to_string() } else { classes.join(", ") }
 }
 
-fn check_image_tokens(manifest: &Manifest, generator: &GeneratorModel) -> Result<(), PipelineError> {
-    let (Some(entry), GeneratorModel::DalleBart(generator)) = (&manifest.image_tokenizer, generator) else { return Ok(()) };
+fn check_image_tokens(manifest: &Manifest, generator: &dalle_bart::Config) -> Result<(), PipelineError> {
+    let Some(entry) = &manifest.image_tokenizer else { return Ok(()) };
     let Some(code_count) = entry.model.code_count() else {
         return Err(disagreement(Part::ImageTokenizer, "model", "one with a codebook, whose image tokens the generator draws", entry.model.kind()));
     };

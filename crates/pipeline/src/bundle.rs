@@ -62,6 +62,11 @@ impl Bundle {
     /// Writes the bundle to the folder `path`, whole or not at all: it is built beside it under a temporary name and renamed. A bundle that is there already
     /// is replaced; any other folder with files in it is refused.
     pub fn save(&self, path: &Path, storage: Storage) -> Result<Manifest, PipelineError> {
+        self.save_parts(path, &|_| storage)
+    }
+
+    /// [`Self::save`] with the weights of each part stored as `storage` says.
+    pub fn save_parts(&self, path: &Path, storage: &dyn Fn(Part) -> Storage) -> Result<Manifest, PipelineError> {
         let replaces = check_target(path)?;
         let io = |source| PipelineError::io(path, source);
         let name =
@@ -80,22 +85,24 @@ impl Bundle {
                 Existing::Nothing => {}
             }
             if let Err(error) = fs::rename(&temporary, path) {
-                if replaces == Existing::Bundle {
-                    fs::rename(&old, path).map_err(io)?;
+                if replaces == Existing::Bundle && fs::rename(&old, path).is_err() {
+                    let kept = format!("{error}; the bundle that was there is now {}", old.display());
+                    return Err(io(io::Error::new(error.kind(), kept)));
                 }
                 return Err(io(error));
             }
             flush_folder(parent).map_err(io)?;
             Ok(manifest)
         });
-        // Of what is not needed any more, nothing is left; the first error is the one to report.
-        for folder in [&temporary, &old] {
-            let _ = fs::remove_dir_all(folder);
+        // The first error is the one to report. The old bundle goes only once the new one is in its place.
+        let _ = fs::remove_dir_all(&temporary);
+        if written.is_ok() {
+            let _ = fs::remove_dir_all(&old);
         }
         written
     }
 
-    fn write_parts(&self, folder: &Path, storage: Storage) -> Result<Manifest, PipelineError> {
+    fn write_parts(&self, folder: &Path, storage: &dyn Fn(Part) -> Storage) -> Result<Manifest, PipelineError> {
         let mut writer = Writer { folder, storage, text_tokenizers: Vec::new() };
         fs::create_dir(folder).map_err(|source| PipelineError::io(folder, source))?;
         let image_tokenizer = |part: &ImageTokenizerPart| {
@@ -185,7 +192,7 @@ fn check_target(path: &Path) -> Result<Existing, PipelineError> {
 
 struct Writer<'a> {
     folder: &'a Path,
-    storage: Storage,
+    storage: &'a dyn Fn(Part) -> Storage,
     /// Checksum and entry of those written; parts that share one share the file.
     text_tokenizers: Vec<TextTokenizerFile>,
 }
@@ -195,9 +202,10 @@ impl Writer<'_> {
         let tensors = model.tensors();
         let file = format!("{}.safetensors", part.file_stem());
         let path = self.folder.join(&file);
-        safetensors::write(&path, &tensors, self.storage).map_err(|source| PipelineError::Weights { part, source })?;
+        let storage = (self.storage)(part);
+        safetensors::write(&path, &tensors, storage).map_err(|source| PipelineError::Weights { part, source })?;
         let parameter_count = tensors.values().map(|tensor| tensor.values.len()).sum();
-        Ok(WeightsFile { file, sha256: file_sha256(&path)?, parameter_count, storage: self.storage })
+        Ok(WeightsFile { file, sha256: file_sha256(&path)?, parameter_count, storage })
     }
 
     fn text_tokenizer(&mut self, part: Part, text_tokenizer: Option<&TextTokenizer>) -> Result<Option<TextTokenizerFile>, PipelineError> {

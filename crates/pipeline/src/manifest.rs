@@ -281,6 +281,14 @@ impl TextEncoderModel {
         }
     }
 
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::ClipText(config) => config.validate(),
+            Self::T5(config) => config.validate(),
+            Self::Bert(config) => config.validate(),
+        }
+    }
+
     /// Channels of each state.
     pub fn channels(&self) -> usize {
         match self {

@@ -50,7 +50,8 @@ struct Manifest {
 
 const MANIFEST: &str = "checkpoint.json";
 
-/// Writes a checkpoint: `write` fills the folder it is given. Then the oldest are removed until `keep` are left.
+/// Writes a checkpoint: `write` fills the folder it is given. Then the oldest are removed until `keep` are left, this one among them. Newer ones are broken, or the
+/// run would have gone on from them; they do not count, and are overwritten when the run comes to their step.
 pub fn save(checkpoints: &Path, progress: &Progress, keep: usize, write: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<PathBuf, TrainError> {
     let folder = checkpoints.join(progress.folder_name());
     let temporary = checkpoints.join(format!(".{}.tmp", progress.folder_name()));
@@ -64,7 +65,7 @@ pub fn save(checkpoints: &Path, progress: &Progress, keep: usize, write: impl Fn
         let _ = fs::remove_dir_all(&temporary);
         return Err(error);
     }
-    for old in list(checkpoints)?.into_iter().skip(keep.max(1)) {
+    for old in list(checkpoints)?.into_iter().filter(|old| order(old) <= order(&folder)).skip(keep.max(1)) {
         remove(&old).map_err(|source| TrainError::io(&old, source))?;
     }
     Ok(folder)
@@ -72,8 +73,9 @@ pub fn save(checkpoints: &Path, progress: &Progress, keep: usize, write: impl Fn
 
 /// The newest whole checkpoint; each broken one that is newer is given to `warn`. Removes what a crash left half-written.
 pub fn newest(checkpoints: &Path, warn: &mut dyn FnMut(String)) -> Result<Option<(PathBuf, Progress)>, TrainError> {
+    let half_written = |name: &str| name.starts_with(".step-") && name.ends_with(".tmp");
     for entry in entries(checkpoints)? {
-        if entry.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".tmp")) {
+        if entry.is_dir() && entry.file_name().is_some_and(|name| half_written(&name.to_string_lossy())) {
             fs::remove_dir_all(&entry).map_err(|source| TrainError::io(&entry, source))?;
         }
     }

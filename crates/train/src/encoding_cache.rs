@@ -9,6 +9,7 @@ use crate::pictures::{Pictures, host, stack};
 use sha2::{Digest, Sha256};
 use smalti_data::loader::Item;
 use smalti_models::image_tokenizer::vqgan::Vqgan;
+use smalti_nn::precision;
 use smalti_nn::weights::write_atomically;
 use smalti_pipeline::ImageTokenizerPart;
 use smalti_pipeline::parts::ImageTokenizer;
@@ -155,6 +156,8 @@ fn folder_name(pictures: &Pictures, tokenizer: &ImageTokenizerPart, checksum: &s
         pictures.training().fingerprint(),
         transform,
         format!("{:?}", settings.decode()),
+        precision::current().name().to_string(),
+        format!("{:?}", tokenizer.device()),
     ] {
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);

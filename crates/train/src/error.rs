@@ -11,6 +11,8 @@ pub enum TrainError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("run {}: already exists; hint: --resume continues it, --run DIR starts another", path.display())]
     RunExists { path: PathBuf },
+    #[error("run {}: another training is at work in it; hint: --run DIR starts another", path.display())]
+    RunBusy { path: PathBuf },
     #[error("run {}: expected a run to resume, found {found}; hint: start it without --resume", path.display())]
     NothingToResume { path: PathBuf, found: &'static str },
     #[error("run {}: the recipe is not the one this run was started with: {difference}; hint: resume with {}, or start another run with --run DIR", path.display(), path.join("recipe.toml").display())]

@@ -14,6 +14,7 @@ pub mod recipes; //       one for each system: vqgan, clip, dalle_bart, diffusio
 pub mod job; //           a recipe file checked and ready to run
 pub mod budget; //        what the networks of a recipe cost
 mod error;
+mod export; //            the bundle that a training leaves
 pub mod objective; //     what the reconstructions of an image tokenizer are judged by
 pub mod gradients; //     accumulate, clip, all-reduce: what happens between backward and the optimiser
 pub mod learner; //       a network with its optimiser and its average, behind one trait for the loop

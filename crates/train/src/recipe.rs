@@ -87,15 +87,15 @@ impl Pass {
     }
 }
 
-/// What a random stream is for; streams of different purposes never meet.
+/// What a random stream is for; streams of different purposes never meet. (1 to 15 are the purposes of `smalti_data`'s loader, which makes its streams alike.)
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
-    Example = 1,
-    Step = 2,
-    Prepare = 3,
-    Sample = 4,
-    Epoch = 5,
-    Variant = 6,
+    Example = 17,
+    Step = 18,
+    Prepare = 19,
+    Sample = 20,
+    Epoch = 21,
+    Variant = 22,
 }
 
 /// Stream `number` of a purpose of a run.

@@ -3,7 +3,7 @@
 use crate::TrainError;
 use crate::data_record::DataRecord;
 use smalti_nn::weights::write_atomically;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// Recipe keys that change how a run is watched or how long it is, and nothing that was already computed. A resumed run may differ in them.
@@ -74,6 +74,17 @@ impl RunFolder {
     pub fn check_data(&self, found: &DataRecord) -> Result<(), TrainError> {
         let difference = DataRecord::read(&self.data())?.and_then(|started| started.difference(found));
         difference.map_or(Ok(()), |difference| Err(TrainError::OtherData { path: self.path.clone(), difference }))
+    }
+
+    /// Held as long as the run is trained, so that no second training writes into it. Systems that cannot lock a folder do without.
+    pub fn lock(&self) -> Result<Option<File>, TrainError> {
+        fs::create_dir_all(&self.path).map_err(|source| TrainError::io(&self.path, source))?;
+        let Ok(folder) = File::open(&self.path) else { return Ok(None) };
+        match folder.try_lock() {
+            Ok(()) => Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) => Err(TrainError::RunBusy { path: self.path.clone() }),
+            Err(TryLockError::Error(_)) => Ok(None),
+        }
     }
 
     /// Makes the folders and writes the recipe, once the recipe's data and networks were found to be in order.

@@ -9,6 +9,7 @@ use crate::TrainError;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 use sha2::{Digest, Sha256};
 use smalti_models::generator::conditions::Text;
+use smalti_nn::precision;
 use smalti_nn::weights::write_atomically;
 use smalti_pipeline::TextEncoderPart;
 use smalti_pipeline::manifest::TextCondition;
@@ -227,6 +228,8 @@ fn folder_name(encoder: &TextEncoderPart, checksum: &str, condition: &TextCondit
         encoder.text_tokenizer.as_ref().map_or(String::new(), |text_tokenizer| text_tokenizer.sha256()),
         special_tokens.unwrap_or_default(),
         format!("{condition:?}"),
+        precision::current().name().to_string(),
+        format!("{:?}", encoder.model.device()),
     ] {
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);

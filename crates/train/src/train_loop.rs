@@ -45,6 +45,11 @@ pub fn train<R: Recipe>(recipe: &mut R, settings: &LoopSettings, run: &RunFolder
             restore(recipe, folder)?;
             progress.clone()
         }
+        // Not back to the first step: what there is may be mended, and the log tells of it.
+        None if !warnings.is_empty() => {
+            let reason = format!("none is whole; hint: bring one back from a copy, or remove them all to begin again\n  {}", warnings.join("\n  "));
+            return Err(TrainError::Checkpoint { path: run.checkpoints(), reason });
+        }
         None => Progress::start(),
     };
     let display = Display::new(progress.step, settings.train.steps);
@@ -107,7 +112,7 @@ impl<R: Recipe> Training<'_, R> {
                 self.evaluate()?;
             }
             if self.sample_is_due() {
-                self.sample()?;
+                self.sample();
             }
         }
         debug_assert_eq!(saved, self.progress.step);
@@ -198,7 +203,7 @@ impl<R: Recipe> Training<'_, R> {
             self.evaluate()?;
         }
         if self.sample_is_due() && !self.sheet().exists() {
-            self.sample()?;
+            self.sample();
         }
         Ok(())
     }
@@ -213,12 +218,13 @@ impl<R: Recipe> Training<'_, R> {
         self.record(Entry::Evaluation { step: self.progress.step, measures, seconds: self.progress.seconds })
     }
 
-    fn sample(&mut self) -> Result<(), TrainError> {
-        if let Some(sheet) = self.recipe.sample()? {
-            sheet.write_png(&self.sheet(), &[])?;
-        }
+    /// Something to look at, which no training is given up for.
+    fn sample(&mut self) {
+        let drawn = self.recipe.sample().and_then(|sheet| sheet.map_or(Ok(()), |sheet| Ok(sheet.write_png(&self.sheet(), &[])?)));
         self.measure_time();
-        self.write_report()
+        if let Err(error) = drawn.and_then(|()| self.write_report()) {
+            self.display.say(&format!("warning: no samples of step {}: {error}", self.progress.step));
+        }
     }
 
     /// The file of this step's samples.

@@ -26,6 +26,8 @@ struct Toy {
     stop_at: Option<(usize, &'static AtomicBool)>,
     /// Evaluations end in an error.
     evaluation_fails: bool,
+    /// Samples do.
+    sample_fails: bool,
     epoch_sum: f32,
 }
 
@@ -35,7 +37,7 @@ impl Toy {
         let mut initializer = Initializer::new(7, &device);
         let learners = ["first", "second"]
             .map(|name| Learner::new(name, Linear::normal(3, 2, true, 0.5, &mut initializer), &settings.optimizer, settings.train.ema_decay));
-        Self { learners, device, poison: Vec::new(), stop_at: None, evaluation_fails: false, epoch_sum: 0.0 }
+        Self { learners, device, poison: Vec::new(), stop_at: None, evaluation_fails: false, sample_fails: false, epoch_sum: 0.0 }
     }
 
     fn weights(&self) -> Vec<NamedTensors> {
@@ -98,6 +100,9 @@ impl Recipe for Toy {
     }
 
     fn sample(&mut self) -> Result<Option<Picture>, TrainError> {
+        if self.sample_fails {
+            return Err(TrainError::Checkpoint { path: "samples".into(), reason: "cannot be drawn".to_string() });
+        }
         Ok(Some(Picture::filled(4, 4, [1, 2, 3])))
     }
 
@@ -288,6 +293,48 @@ fn broken_checkpoints_are_skipped_and_the_run_ends_the_same() {
 }
 
 #[test]
+fn broken_checkpoints_do_not_crowd_out_whole_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings(6);
+    (settings.train.checkpoint_interval, settings.train.keep_checkpoints) = (2, 1);
+    let path = folder.path().join("run");
+    settings.train.keep_checkpoints = 2;
+    run_to_end(&path, &settings);
+    let weights = |step: usize| path.join(format!("checkpoints/step-{step:08}/first.safetensors"));
+    fs::write(weights(6), "no weights").unwrap();
+    settings.train.keep_checkpoints = 1;
+    settings.train.steps = 5;
+    run_to_end(&path, &settings);
+    assert!(weights(5).exists() && !weights(4).exists(), "the newest whole one is kept, the one before it is not");
+}
+
+#[test]
+fn without_any_whole_checkpoint_nothing_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(6);
+    let path = folder.path().join("run");
+    run_to_end(&path, &settings);
+    for checkpoint in fs::read_dir(path.join("checkpoints")).unwrap() {
+        fs::remove_file(checkpoint.unwrap().path().join("second.safetensors")).unwrap();
+    }
+    fs::write(path.join("checkpoints/notes.tmp"), "a file of somebody else").unwrap();
+    let log = fs::read(path.join("log.jsonl")).unwrap();
+    let run = RunFolder::resume(&path, &settings.recipe).unwrap();
+    let error = train(&mut Toy::new(&settings), &settings, &run, &NEVER).unwrap_err().to_string();
+    assert!(error.contains("none is whole") && error.contains("step-00000006: second.safetensors") && error.contains("step-00000003"), "{error}");
+    assert!(fs::read(path.join("log.jsonl")).unwrap() == log && path.join("checkpoints/notes.tmp").exists());
+}
+
+#[test]
+fn samples_that_cannot_be_drawn_stop_no_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let (settings, run) = (settings(6), folder.path().join("run"));
+    let mut toy = Toy { sample_fails: true, ..Toy::new(&settings) };
+    assert_eq!(train(&mut toy, &settings, &new_run(&run, &settings.recipe), &NEVER).unwrap(), Outcome::Finished);
+    assert!(looks(&run).1.is_empty() && run.join("bundle/facts.txt").exists());
+}
+
+#[test]
 fn a_loss_that_is_not_finite_goes_back_with_a_lower_rate() {
     let folder = tempfile::tempdir().unwrap();
     let settings = settings(9);
@@ -322,6 +369,18 @@ fn rollbacks_end_with_an_error_that_names_step_and_loss_even_across_a_resume() {
     toy.poison = vec![4];
     let error = train(&mut toy, &settings, &RunFolder::resume(&path, &settings.recipe).unwrap(), &NEVER).unwrap_err().to_string();
     assert!(error.contains("after 2 rollbacks"), "{error}");
+}
+
+#[test]
+fn a_run_is_trained_once_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunFolder::create(&folder.path().join("run")).unwrap();
+    let held = run.lock().unwrap();
+    assert!(held.is_some());
+    let error = RunFolder::create(&folder.path().join("run")).unwrap().lock().unwrap_err().to_string();
+    assert!(error.contains("another training is at work"), "{error}");
+    drop(held);
+    run.lock().unwrap();
 }
 
 #[test]

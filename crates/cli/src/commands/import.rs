@@ -8,7 +8,7 @@ use anyhow::Context;
 use smalti_nn::weights::NamedTensors;
 use smalti_nn::weights::safetensors::{self, Storage};
 use smalti_pipeline::import::{self, Format, Source};
-use smalti_pipeline::{Bundle, BundleFolder, manifest};
+use smalti_pipeline::{Bundle, BundleFolder, Part, manifest};
 use std::path::{Path, PathBuf};
 
 /// Turn others' checkpoints into a bundle
@@ -141,12 +141,14 @@ pub fn run(job: Job) -> anyhow::Result<()> {
 
 fn import_parts(job: &Job, format: Format) -> anyhow::Result<()> {
     let imported = import::import(format, &job.source, &job.compute.device)?;
-    let mut bundle = if job.out.join(manifest::FILE_NAME).is_file() {
+    let mut bundle = Bundle { name: job.name.clone(), ..Bundle::default() };
+    let mut kept: Vec<(Part, Storage)> = Vec::new();
+    if job.out.join(manifest::FILE_NAME).is_file() {
+        let manifest = BundleFolder::open(&job.out)?.manifest().clone();
+        kept = manifest.parts().into_iter().filter_map(|part| Some((part, manifest.summary(part)?.0.storage))).collect();
         // The old card tells of the old parts.
-        Bundle { model_card: None, ..Bundle::load(&job.out, &job.compute.device)? }
-    } else {
-        Bundle { name: job.name.clone(), ..Bundle::default() }
-    };
+        bundle = Bundle { model_card: None, ..Bundle::load(&job.out, &job.compute.device)? };
+    }
     let mut parts = Vec::new();
     for part in imported {
         if part.lacks_text_tokenizer() {
@@ -155,7 +157,9 @@ fn import_parts(job: &Job, format: Format) -> anyhow::Result<()> {
         parts.push(part.part());
         part.put_into(&mut bundle);
     }
-    bundle.save(&job.out, job.storage)?;
+    // What was there before keeps its precision.
+    let stored = |part: Part| kept.iter().find(|(old, _)| *old == part && !parts.contains(&part)).map_or(job.storage, |(_, storage)| *storage);
+    bundle.save_parts(&job.out, &stored)?;
     let bundle = BundleFolder::open(&job.out)?;
     for part in parts {
         let (weights, kind, _) = bundle.manifest().summary(part).context("the part was just written")?;

@@ -4,13 +4,13 @@ use crate::compute;
 use crate::output::print;
 use anyhow::Context;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
 use smalti_nn::Precision;
 use smalti_train::RecipeFile;
 use smalti_train::train_loop::Outcome;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Train a system from a recipe
 #[derive(Clone, Debug, clap::Args)]
@@ -79,11 +79,16 @@ pub fn run(job: Job) -> anyhow::Result<()> {
 /// nothing else.
 fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the shutdown looks at the flag before this signal sets it.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop)).context("cannot listen for Ctrl-C")?;
-        flag::register(signal, Arc::clone(&stop)).context("cannot listen for Ctrl-C")?;
-    }
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
+    let asked = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if asked.swap(true, Ordering::Relaxed) {
+                std::process::exit(128 + signal);
+            }
+            eprintln!("stopping after the step in hand, which is saved; once more stops at once, with what was saved last");
+        }
+    });
     Ok(stop)
 }
 

@@ -15,11 +15,16 @@ pub(super) struct Found {
     pub relative: String,
     /// Bytes.
     pub size: u64,
+    /// Why it cannot be a file of the data set.
+    problem: Option<String>,
 }
 
 impl Found {
-    /// The ending in lower case, without its dot; empty when there is none.
+    /// The ending in lower case, without its dot; empty when there is none, or when the file cannot be one of the data set.
     pub fn extension(&self) -> String {
+        if self.problem.is_some() {
+            return String::new();
+        }
         self.path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default()
     }
 
@@ -34,13 +39,14 @@ impl Found {
     }
 }
 
-/// Pictures and tables in formats that are not read: named, so that nobody trains on half a folder unawares.
+/// Pictures and tables in formats that are not read, and what is no file at all: named, so that nobody trains on half a folder unawares.
 pub(super) fn unsupported(files: &[Found]) -> impl Iterator<Item = Problem> {
     files.iter().filter_map(|file| {
         let is_picture = picture::UNSUPPORTED_EXTENSIONS.contains(&file.extension().as_str());
         let is_table = file.relative.rsplit('/').next() == Some("metadata.parquet");
         let table = || ProblemKind::Unreadable("expected metadata.jsonl or metadata.csv; hint: convert it".into());
-        let kind = is_picture.then(unsupported_format).or_else(|| is_table.then(table))?;
+        let unreadable = || file.problem.clone().map(ProblemKind::Unreadable);
+        let kind = unreadable().or_else(|| is_picture.then(unsupported_format)).or_else(|| is_table.then(table))?;
         Some(Problem { place: file.relative.clone(), kind })
     })
 }
@@ -70,19 +76,22 @@ fn visit(folder: &Path, prefix: &str, seen: &mut BTreeSet<PathBuf>, found: &mut 
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         let path = entry.path();
-        let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
-            return Err(DataError::io(&path, "expected a file name in UTF-8"));
-        };
-        if name.starts_with('.') {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        let metadata = fs::metadata(&path).map_err(|error| DataError::io(&path, error))?;
-        let relative = format!("{prefix}{name}");
-        if metadata.is_dir() {
-            visit(&path, &format!("{relative}/"), seen, found)?;
-        } else {
-            found.push(Found { path, relative, size: metadata.len() });
-        }
+        let relative = format!("{prefix}{}", name.to_string_lossy());
+        let (size, problem) = match fs::metadata(&path) {
+            _ if name.to_str().is_none() => (0, Some("expected a name in UTF-8".to_string())),
+            Ok(metadata) if metadata.is_dir() => {
+                visit(&path, &format!("{relative}/"), seen, found)?;
+                continue;
+            }
+            Ok(metadata) if metadata.is_file() => (metadata.len(), None),
+            Ok(_) => (0, Some("expected a file or a folder, found a pipe, a socket or a device".to_string())),
+            Err(error) => (0, Some(error.to_string())),
+        };
+        found.push(Found { path, relative, size, problem });
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(super) fn index(root: &Path, rule: CaptionRule) -> Result<Index, DataError> 
         let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         vec![(root.to_path_buf(), name)]
     } else {
-        walk::files(root)?.into_iter().filter(|file| is_shard(&file.path)).map(|file| (file.path, file.relative)).collect()
+        walk::files(root)?.into_iter().filter(|file| !file.extension().is_empty() && is_shard(&file.path)).map(|file| (file.path, file.relative)).collect()
     };
     if shard_files.is_empty() {
         let hint = "shards end in .tar, .tar.gz or .tgz";

@@ -121,6 +121,33 @@ fn hostile_svg_is_an_error() {
     assert!(matches!(Picture::decode(entities.as_bytes(), &options()), Err(PictureError::Damaged { format: "SVG", .. })));
 }
 
+/// Chains and circles of references, and references whose expansion doubles with each.
+#[test]
+fn svg_whose_references_have_no_end_is_an_error() {
+    let svg = |content: &str| format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{content}</svg>"#);
+    let message = |content: &str| Picture::decode(svg(content).as_bytes(), &options()).unwrap_err().to_string();
+    let chain = |link: &dyn Fn(usize) -> String, count: usize| {
+        (0..count).map(link).collect::<String>() + r#"<rect width="9" height="9" fill="url(#n0)" clip-path="url(#n0)"/>"#
+    };
+    let pattern = |n: usize| format!(r#"<pattern id="n{n}" width="3" height="3"><rect width="3" height="3" style="fill: url( '#n{}' )"/></pattern>"#, n + 1);
+    let clip = |n: usize| format!(r#"<clipPath id="n{n}" clip-path="url(#n{})"><rect width="9" height="9"/></clipPath>"#, n + 1);
+    let twice = |n: usize| format!("<g id=\"n{n}\"><use href=\"#n{0}\"/><use href=\"#n{0}\"/></g>", n + 1);
+    for link in [&pattern as &dyn Fn(usize) -> String, &clip] {
+        assert!(message(&chain(link, 1000)).contains("references at most 64 deep"), "{}", message(&chain(link, 1000)));
+    }
+    assert!(message(&chain(&twice, 40)).contains("elements once references are followed"));
+    assert!(message(r##"<g id="a"><use href="#b"/></g><g id="b"><use href="#a"/></g>"##).contains("none in a circle"));
+    assert!(
+        message(r#"<filter id="f"><feTurbulence numOctaves="2000000000"/></filter><rect width="9" height="9" filter="url(#f)"/>"#)
+            .contains("at most 16 octaves")
+    );
+    assert!(message(&format!("<style>{}</style>", ".a { fill: url(#p) }".repeat(600))).contains("found 600"));
+    // As real drawings have them.
+    let shaded = r##"<defs><linearGradient id="a"><stop stop-color="#f00"/></linearGradient><linearGradient id="b" href="#a"/></defs><rect width="9" height="9" fill="url(#b)"/>"##;
+    assert_eq!(Picture::decode(svg(shaded).as_bytes(), &options()).unwrap().pixel(4, 4), [255, 0, 0]);
+    assert!(Picture::decode(svg(&chain(&pattern, 30)).as_bytes(), &options()).is_ok());
+}
+
 #[test]
 fn svg_that_would_be_drawn_incompletely_is_an_error() {
     for element in [r#"<image href="/etc/hostname" width="5" height="5"/>"#, "<text>fox</text>"] {

@@ -37,6 +37,9 @@ fn one() -> f64 {
     1.0
 }
 
+/// A hundred times what is usual, and little enough that its table fits everywhere.
+const MOST_TRAIN_STEPS: usize = 100_000;
+
 impl ScheduleConfig {
     fn of(betas: Betas) -> Self {
         Self { betas, train_steps: 1000, shift: 1.0, zero_terminal_snr: false }
@@ -63,6 +66,7 @@ impl ScheduleConfig {
             SettingError::unless(end >= start && end < 1.0, "betas.end", "a number from betas.start to below 1", end)?;
         }
         SettingError::unless(self.train_steps >= 2, "train_steps", "at least 2", self.train_steps)?;
+        SettingError::unless(self.train_steps <= MOST_TRAIN_STEPS, "train_steps", "at most 100000", self.train_steps)?;
         SettingError::unless(self.shift > 0.0 && self.shift.is_finite(), "shift", "a number above 0", self.shift)
     }
 

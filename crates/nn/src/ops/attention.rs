@@ -11,7 +11,6 @@ use burn::backend::autodiff::{
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, flex::FlexTensor, tensor::FloatTensor};
 use burn::tensor::{Bool, Tensor, TensorData};
 use smalti_kernels::attention::{self as kernel, Heads, Strides};
-use smalti_kernels::memory;
 
 /// Which keys a query may see.
 #[derive(Clone, Debug)]
@@ -155,7 +154,7 @@ impl AttentionBodies for Flex {
         let visible = super::flex::contiguous(visible);
         let visible = options.masked.then(|| super::flex::values(&visible));
         let mut log_sums = vec![0.0; shape.batch * shape.heads * shape.queries];
-        let y = memory::filled(shape.batch * shape.heads * shape.queries * shape.channels, |y| {
+        let y = super::flex::filled_values(shape.batch * shape.heads * shape.queries * shape.channels, |y| {
             kernel::forward(heads(&query), heads(&key), heads(&value), visible, shape, y, &mut log_sums);
         });
         // Tokens come first in memory, so that a model's merging of the heads is a reshape without a copy.
@@ -180,9 +179,9 @@ impl AttentionBodies for Flex {
         let query_len = shape.batch * shape.heads * shape.queries * shape.channels;
         let key_len = shape.batch * shape.heads * shape.keys * shape.channels;
         let (mut dkey, mut dvalue) = (Vec::new(), Vec::new());
-        let dquery = memory::filled(query_len, |dquery| {
-            dkey = memory::filled(key_len, |dkey| {
-                dvalue = memory::filled(key_len, |dvalue| {
+        let dquery = super::flex::filled_values(query_len, |dquery| {
+            dkey = super::flex::filled_values(key_len, |dkey| {
+                dvalue = super::flex::filled_values(key_len, |dvalue| {
                     let inputs = [&query, &key, &value].map(heads);
                     kernel::backward(inputs[0], inputs[1], inputs[2], visible, heads(&y), log_sums, heads(&dy), shape, dquery, dkey, dvalue);
                 });

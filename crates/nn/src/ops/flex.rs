@@ -18,10 +18,17 @@ pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.into()))
 }
 
-/// A tensor of the shape that `write` fills; it must store every element.
+/// A tensor of the shape that `write` fills; it must hand all of it to a kernel.
 pub(super) fn filled(shape: impl Into<Shape>, write: impl FnOnce(&mut [f32])) -> FlexTensor {
     let shape = shape.into();
-    tensor(smalti_kernels::memory::filled(shape.num_elements(), write), shape)
+    tensor(filled_values(shape.num_elements(), write), shape)
+}
+
+/// [`filled`], without a shape.
+pub(super) fn filled_values(len: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    // SAFETY: the operations of this module, which alone can call this, hand the slice to a kernel, and every kernel stores each element of its outputs before it
+    // reads it (proved by the kernels' tests on poisoned outputs).
+    unsafe { smalti_kernels::memory::filled(len, write) }
 }
 
 /// Implements a dispatched trait the same way on every backend that computes (Autodiff, which records, is written out by each operation).

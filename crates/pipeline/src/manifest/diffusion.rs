@@ -178,6 +178,8 @@ impl DiffusionConfig {
         ConfigError::check((1..=1 << 14).contains(&self.image_size), "image_size", "1 to 16384", self.image_size)?;
         let scaled = self.latent_scale.is_some();
         ConfigError::check(!scaled || self.canvas == Canvas::Latents, "latent_scale", "a number only where latents are drawn", scaled)?;
+        let guidance = self.sampling.guidance_scale;
+        ConfigError::check(guidance.is_finite(), "sampling.guidance_scale", "a finite number", guidance)?;
         let learned = self.variance == Variance::Learned;
         ConfigError::check(self.network.learned_variance() == learned, "variance", "learned just where the network has outputs for it", learned)?;
         let (text, network_text) = (self.text.is_some(), self.network.text_channels().is_some());

@@ -1,7 +1,6 @@
 //! KL autoencoder (Rombach et al. 2022, 2112.10752): reconstruction, perceptual and adversarial losses as VQGAN, and a light pull of the latents towards a
 //! normal distribution in place of the codebook.
 
-use crate::TrainError;
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
 use crate::objective::{AdversarialSettings, Objective, ObjectiveSettings, PerceptualSettings};
@@ -10,6 +9,7 @@ use crate::recipe::{Measures, Pass, Recipe, RunFacts};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
 use crate::train_loop::LoopSettings;
+use crate::{TrainError, export};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use smalti_data::Picture;
@@ -19,7 +19,6 @@ use smalti_generation::random::normal_pictures;
 use smalti_models::image_tokenizer::autoencoder_kl::{self, AutoencoderKl, loss};
 use smalti_models::image_tokenizer::latent_scale::LatentScale;
 use smalti_nn::Initializer;
-use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::parts::ImageTokenizer;
 use smalti_pipeline::{Bundle, ImageTokenizerPart};
 use std::path::Path;
@@ -168,7 +167,7 @@ impl Recipe for AutoencoderKlTraining {
         }
         let provenance = facts.provenance(&self.recipe.data.path);
         let part = ImageTokenizerPart { model: ImageTokenizer::AutoencoderKl(model), image_size: size, latent_scale: scale.factor(), provenance };
-        Bundle { name: facts.name.clone(), image_tokenizer: Some(part), ..Bundle::default() }.save(folder, Storage::F16)?;
+        export::save(&Bundle { name: facts.name.clone(), image_tokenizer: Some(part), ..Bundle::default() }, folder)?;
         Ok(())
     }
 }

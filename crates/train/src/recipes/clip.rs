@@ -3,7 +3,6 @@
 //! Accumulation is exact although the loss ties the whole step together: the embeddings of all passes are taken first, the loss gives each its gradient, and
 //! every pass is run again to carry its gradients back (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size", 2101.06983).
 
-use crate::TrainError;
 use crate::captions::{TextBatch, TextTokenizerSettings};
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
@@ -12,6 +11,7 @@ use crate::recipe::{Measures, Pass, Recipe, RunFacts};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::settings::{self, OptimizerSettings, TrainSettings};
 use crate::train_loop::LoopSettings;
+use crate::{TrainError, export};
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,6 @@ use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::contrastive::clip::config::{ImageTowerConfig, TextTowerConfig, TransformerConfig};
 use smalti_models::contrastive::clip::{self, Clip, loss};
 use smalti_nn::Initializer;
-use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::{Bundle, ContrastivePart};
 use std::path::Path;
 
@@ -221,7 +220,7 @@ impl Recipe for ClipTraining {
     fn export(&mut self, folder: &Path, facts: &RunFacts) -> Result<(), TrainError> {
         let provenance = facts.provenance(&self.recipe.data.path);
         let part = ContrastivePart { model: self.clip.averaged(), text_tokenizer: Some(self.text_tokenizer.clone()), provenance };
-        Bundle { name: facts.name.clone(), contrastive: Some(part), ..Bundle::default() }.save(folder, Storage::F16)?;
+        export::save(&Bundle { name: facts.name.clone(), contrastive: Some(part), ..Bundle::default() }, folder)?;
         Ok(())
     }
 }

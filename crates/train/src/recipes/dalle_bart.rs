@@ -2,7 +2,6 @@
 //!
 //! Nothing flows back into the image tokenizer: pictures are encoded once (`encoding_cache`), and training reads integers.
 
-use crate::TrainError;
 use crate::captions::{TextBatch, TextTokenizerSettings};
 use crate::encoding_cache::{self, ImageTokens};
 use crate::learner::{Learner, Learns};
@@ -13,6 +12,7 @@ use crate::recipe::{Measures, Pass, Recipe, RunFacts};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
 use crate::train_loop::LoopSettings;
+use crate::{TrainError, export};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,6 @@ use smalti_data::dataset::CaptionRule;
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::generator::dalle_bart::{self, DalleBart, FeedForwardKind, Norms, StackConfig, Vocabularies, loss};
 use smalti_nn::Initializer;
-use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::parts::Generator;
 use smalti_pipeline::text_to_image::{Parts, Request, TextToImage};
 use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
@@ -128,7 +127,7 @@ impl DalleBartRecipe {
         expect_range(file, "loss.label_smoothing", self.loss.label_smoothing, 0.0, 0.999)?;
         expect_range(file, "loss.caption_drop_rate", self.loss.caption_drop_rate, 0.0, 1.0)?;
         expect_range(file, "samples.guidance_scale", self.samples.guidance_scale, -1000.0, 1000.0)?;
-        expect_range(file, "samples.temperature", self.samples.temperature, f64::MIN_POSITIVE, 100.0)?;
+        expect_range(file, "samples.temperature", self.samples.temperature, 1e-3, 100.0)?;
         if self.samples.top_k == Some(0) {
             return Err(file.reject("samples.top_k", "expected at least 1, found 0"));
         }
@@ -342,7 +341,7 @@ impl Recipe for DalleBartTraining {
             judge: self.judge.clone(),
             ..Bundle::default()
         };
-        bundle.save(folder, Storage::F16)?;
+        export::save(&bundle, folder)?;
         Ok(())
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! The losses are in `smalti_models::image_tokenizer::vqgan::loss`, weighed in `objective`; this file keeps the codebook alive and measures.
 
-use crate::TrainError;
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
 use crate::objective::{AdversarialSettings, Objective, ObjectiveSettings, PerceptualSettings};
@@ -11,6 +10,7 @@ use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
 use crate::recipe_file::{RecipeError, RecipeFile};
 use crate::settings::{self, OptimizerSettings, TrainSettings, expect_range};
 use crate::train_loop::LoopSettings;
+use crate::{TrainError, export};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,6 @@ use smalti_models::image_tokenizer::quantizer::usage::CodebookUsage;
 use smalti_models::image_tokenizer::quantizer::vector::Choice;
 use smalti_models::image_tokenizer::vqgan::{self, Vqgan};
 use smalti_nn::Initializer;
-use smalti_nn::weights::safetensors::Storage;
 use smalti_nn::weights::{HostTensor, NamedTensors};
 use smalti_pipeline::parts::ImageTokenizer;
 use smalti_pipeline::{Bundle, ImageTokenizerPart};
@@ -235,7 +234,7 @@ impl Recipe for VqganTraining {
         }
         let provenance = facts.provenance(&self.recipe.data.path);
         let part = ImageTokenizerPart { model: ImageTokenizer::Vqgan(model), image_size: size, latent_scale: scale.factor(), provenance };
-        Bundle { name: facts.name.clone(), image_tokenizer: Some(part), ..Bundle::default() }.save(folder, Storage::F16)?;
+        export::save(&Bundle { name: facts.name.clone(), image_tokenizer: Some(part), ..Bundle::default() }, folder)?;
         Ok(())
     }
 

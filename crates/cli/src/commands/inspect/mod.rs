@@ -360,7 +360,7 @@ fn picture(path: &Path) -> anyhow::Result<PictureDescription> {
 
 impl Described for PictureDescription {
     fn text(&self) -> String {
-        let texts = self.texts.iter().map(|(key, text)| format!("\n{key}: {text}"));
+        let texts = self.texts.iter().map(|(key, text)| format!("\n{}: {}", printable(key), printable(text)));
         format!("{}  {}x{} pixels", self.picture, self.width, self.height) + &texts.collect::<String>()
     }
 }
@@ -397,11 +397,17 @@ impl Described for WeightsDescription {
     fn text(&self) -> String {
         let mut lines =
             vec![format!("{}  {}, {}: {} tensors, {} parameters", self.file, self.format, size(self.size), self.tensors.len(), grouped(self.parameter_count))];
-        lines.extend(self.metadata.iter().map(|(key, text)| format!("{key}: {text}")));
+        lines.extend(self.metadata.iter().map(|(key, text)| format!("{}: {}", printable(key), printable(text))));
         let width = self.tensors.iter().map(|tensor| tensor.name.len()).max().unwrap_or(0).min(80);
-        lines.extend(self.tensors.iter().map(|tensor| format!("  {:width$}  {:5} {:?}", tensor.name, tensor.format, tensor.shape)));
+        lines.extend(self.tensors.iter().map(|tensor| format!("  {:width$}  {:5} {:?}", printable(&tensor.name), tensor.format, tensor.shape)));
         lines.join("\n")
     }
+}
+
+/// Other people's texts must not command the terminal.
+fn printable(text: &str) -> String {
+    let shown = |character: char| if character.is_control() && character != '\n' { character.escape_default().to_string() } else { character.to_string() };
+    text.chars().map(shown).collect()
 }
 
 fn file_size(path: &Path) -> anyhow::Result<u64> {

@@ -6,12 +6,12 @@ pub(super) mod canvas; //  clean pixels or latents
 pub(super) mod noising; // noise, targets and weights
 mod text; //               the frozen text encoder
 
-use crate::TrainError;
 use crate::classes::Classes;
 use crate::learner::{Learner, Learns};
 use crate::pictures::{Pictures, scalar, sheet};
 use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
 use crate::text_states::TextStates;
+use crate::{TrainError, export};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use canvas::{Source, smaller_picture};
 use noising::{Noised, learned_variance};
@@ -24,7 +24,6 @@ use smalti_generation::random::{fill_normal, unit};
 use smalti_models::generator::conditions::{Conditions, LowResolution};
 use smalti_models::generator::unet::loss;
 use smalti_nn::Initializer;
-use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::{DiffusionConfig, GeneratorModel};
 use smalti_pipeline::parts::{Diffusion, DiffusionNetwork, Generator};
 use smalti_pipeline::text_to_image::{Parts, Request, TextToImage, augmentation_level};
@@ -280,7 +279,7 @@ impl Recipe for DiffusionTraining {
     }
 
     fn export(&mut self, folder: &Path, facts: &RunFacts) -> Result<(), TrainError> {
-        self.bundle(Some(facts)).save(folder, Storage::F16)?;
+        export::save(&self.bundle(Some(facts)), folder)?;
         Ok(())
     }
 }

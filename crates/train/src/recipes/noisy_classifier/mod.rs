@@ -6,11 +6,11 @@ pub mod settings; // the recipe
 
 use super::diffusion::canvas::Source;
 use super::diffusion::noising::training_level;
-use crate::TrainError;
 use crate::classes::Classes;
 use crate::learner::{Learner, Learns};
 use crate::pictures::{Pictures, host, scalar, sheet, to_pictures};
 use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
+use crate::{TrainError, export};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::ChaCha12Rng;
 use settings::{Facts, NoisyClassifierRecipe};
@@ -21,7 +21,6 @@ use smalti_generation::diffusion::{Level, Process, sigmas};
 use smalti_generation::random::fill_normal;
 use smalti_models::classifier::noisy::{NoisyClassifier, weighted_cross_entropy};
 use smalti_nn::Initializer;
-use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::ClassifierConfig;
 use smalti_pipeline::{Bundle, ClassifierPart};
 use std::path::Path;
@@ -220,7 +219,7 @@ impl Recipe for NoisyClassifierTraining {
     fn export(&mut self, folder: &Path, facts: &RunFacts) -> Result<(), TrainError> {
         let provenance = facts.provenance(&self.recipe.data.path);
         let part = ClassifierPart { network: self.classifier.averaged(), config: self.config.clone(), provenance };
-        Bundle { name: facts.name.clone(), classifier: Some(part), ..Bundle::default() }.save(folder, Storage::F16)?;
+        export::save(&Bundle { name: facts.name.clone(), classifier: Some(part), ..Bundle::default() }, folder)?;
         Ok(())
     }
 }
