@@ -5,7 +5,7 @@ mod tiny_bundle;
 use burn::tensor::Device;
 use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::parts::Weights;
-use smalti_pipeline::{Bundle, BundleFolder, Manifest, PipelineError};
+use smalti_pipeline::{Bundle, BundleFolder, Manifest, Part, PipelineError};
 use std::fs;
 use std::path::Path;
 use tiny_bundle::tiny_bundle;
@@ -52,6 +52,17 @@ fn half_precision_is_stable_and_half_the_size() {
     assert!(size(&half) * 10 < size(&full) * 6);
     Bundle::load(&half, &Device::flex()).unwrap().save(&again, Storage::F16).unwrap();
     assert_eq!(fs::read(half.join("bundle.toml")).unwrap(), fs::read(again.join("bundle.toml")).unwrap(), "a second rounding changes nothing");
+}
+
+#[test]
+fn each_part_may_be_stored_in_its_own_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny");
+    let manifest = tiny_bundle().save_parts(&path, &|part| if part == Part::Generator { Storage::F32 } else { Storage::F16 }).unwrap();
+    let storage = |part| manifest.summary(part).unwrap().0.storage;
+    assert_eq!((storage(Part::Generator), storage(Part::Judge)), (Storage::F32, Storage::F16));
+    let loaded = Bundle::load(&path, &Device::flex()).unwrap();
+    assert_eq!(loaded.generator.unwrap().model.tensors(), tiny_bundle().generator.unwrap().model.tensors());
 }
 
 #[test]
@@ -105,6 +116,12 @@ fn parts_that_do_not_fit_are_named() {
     check_refused(|path| edit(path, "image_size = 16", "image_size = 18"), &["`image_tokenizer`: `image_size`: expected a multiple of 4", "found 18"]);
     check_refused(|path| edit(path, "image_size = 16", "image_size = 32"), &["`generator`: `image_token_count`: expected 64", "found 16"]);
     check_refused(|path| edit(path, "image_vocabulary = 32", "image_vocabulary = 31"), &["`generator`: `image_vocabulary`: expected 32"]);
+    check_refused(|path| edit(path, "patch_size = 4", "patch_size = 0"), &["`contrastive`: `image.patch_size`: expected 1 to", "found 0"]);
+    check_refused(
+        |path| edit(path, "layer_count = 1\n", "layer_count = 1152921504606846976\n"),
+        &["`contrastive`: `", "layer_count`", "found 1152921504606846976"],
+    );
+    check_refused(|path| edit(path, "block_count = 2", "block_count = 1152921504606846976"), &["`generator`: `", "block_count`", "found 1152921504606846976"]);
     check_refused(|path| edit(path, "code_channels = 8", "code_channels = 0"), &["`image_tokenizer`: `quantizer.code_channels`", "found 0"]);
     check_refused(
         |path| edit(path, "code_channels = 8", "code_channels = 4"),

@@ -432,6 +432,8 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
     let mut first_enlarges = cascade_bundle();
     first_enlarges.generator = first_enlarges.super_resolution.pop();
     check(first_enlarges, &["`generator`: `low_resolution`: expected a first stage, which starts from nothing; this one enlarges pictures of 8 pixels"]);
+    let guidance = edited(pixel_bundle(&CLASSES), |config| config.sampling.guidance_scale = f32::NAN);
+    check(guidance, &["`generator`: `sampling.guidance_scale`: expected a finite number, found NaN"]);
     let steps = edited(pixel_bundle(&CLASSES), |config| config.sampling.steps = 2000);
     check(steps, &["`generator`: `sampling.steps`: expected at most the trained steps, found 2000"]);
 

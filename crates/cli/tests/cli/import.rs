@@ -34,6 +34,8 @@ fn parts_gather_in_one_bundle() {
     let description = workplace.json(&["inspect", "all", "--json"]);
     let parts: Vec<&str> = description["parts"].as_array().unwrap().iter().map(|part| part["part"].as_str().unwrap()).collect();
     assert_eq!(parts, ["image_tokenizer", "contrastive"]);
+    let storage: Vec<&str> = description["parts"].as_array().unwrap().iter().map(|part| part["storage"].as_str().unwrap()).collect();
+    assert_eq!(storage, ["f16", "f32"], "what was there keeps its precision");
     let finished = workplace.run(&["generate", "a fish", "--bundle", "all"]);
     assert!(finished.status == 1 && finished.stderr.contains("this bundle has no `generator`, which is needed to make pictures"), "{finished:?}");
 }

@@ -78,6 +78,24 @@ fn folder_problems_are_named_and_counted() {
     assert!(message(&DatasetConfig { problem_limit: 2, ..lenient }).contains("3 problems found, limit is 2"));
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_named_and_left_out() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = folder_with(&[("a.png", &png(1)), ("a.txt", b"a fish")]);
+    std::os::unix::fs::symlink(folder.path().join("gone.png"), folder.path().join("dangling.png")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket.png")).unwrap();
+    std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.png")), png(1)).unwrap();
+    let config = DatasetConfig { problem_limit: 3, ..DatasetConfig::new(folder.path()) };
+    let dataset = open(&config).unwrap();
+    assert_eq!(keys(&dataset), ["a"]);
+    let problems = dataset.problems().iter().map(|problem| problem.to_string()).collect::<Vec<_>>().join("\n");
+    for expected in ["`dangling.png`: No such file", "`socket.png`: expected a file or a folder", ".png`: expected a name in UTF-8"] {
+        assert!(problems.contains(expected), "{expected}: {problems}");
+    }
+    assert!(message(&DatasetConfig { problem_limit: 2, ..config }).contains("3 problems found, limit is 2"));
+}
+
 #[test]
 fn blank_and_unreadable_captions_count_when_they_are_read() {
     let folder = folder_with(&[

@@ -422,3 +422,13 @@ fn folder_size(path: &Path) -> anyhow::Result<u64> {
     }
     Ok(total)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn other_peoples_texts_cannot_command_the_terminal() {
+        assert_eq!(printable("\u{1b}]0;title\u{7}a red\nheart\u{9b}2J"), "\\u{1b}]0;title\\u{7}a red\nheart\\u{9b}2J");
+    }
+}
