@@ -35,8 +35,8 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
     let first = match &entry.model {
         GeneratorModel::Diffusion(first) => first,
         GeneratorModel::DalleBart(config) => {
-            config.validate().map_err(|source| PipelineError::Config { part: Part::Generator, source })?;
-            return check_image_tokens(manifest, config);
+            check_image_tokens(manifest, config)?;
+            return config.validate().map_err(|source| PipelineError::Config { part: Part::Generator, source });
         }
     };
     let mut stages: Vec<&DiffusionConfig> = vec![first];
