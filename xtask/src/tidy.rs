@@ -75,7 +75,10 @@ fn imports(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// `unsafe` lives in `kernels` alone, each with its reason.
+/// The one file outside `kernels` that promises something to it.
+const OUTPUTS_OF_KERNELS: &str = "crates/nn/src/ops/flex.rs";
+
+/// `unsafe` lives in `kernels`, and where outputs are handed to it, each with its reason.
 fn unsafe_code(root: &Path, sources: &[PathBuf], findings: &mut Vec<String>) -> Result<()> {
     for path in sources {
         let text = fs::read_to_string(path)?;
@@ -85,7 +88,7 @@ fn unsafe_code(root: &Path, sources: &[PathBuf], findings: &mut Vec<String>) -> 
             if !code.contains("unsafe ") || code.contains("unsafe_op_in_unsafe_fn") || path.starts_with(root.join("xtask")) {
                 continue;
             }
-            if !path.starts_with(root.join("crates/kernels")) {
+            if !path.starts_with(root.join("crates/kernels")) && *path != root.join(OUTPUTS_OF_KERNELS) {
                 findings.push(format!("{}:{}: `unsafe` outside crates/kernels", shown(root, path), index + 1));
                 continue;
             }

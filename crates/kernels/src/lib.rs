@@ -1,4 +1,4 @@
-//! CPU kernels on slices: thread pool, instruction sets chosen at run time, all the unsafe code.
+//! CPU kernels on slices: thread pool, instruction sets chosen at run time, all the unsafe code but one line.
 //!
 //! Layouts: feature maps [batch, height, width, channels], convolution weights [kernel, kernel, input, output], matrices row-major.
 //! A slice of the wrong length is a wrong program and panics with what was expected and found.
