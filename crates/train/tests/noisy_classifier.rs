@@ -122,7 +122,7 @@ fn guidance_leads_a_trained_network_to_the_class() {
             let [red, free, blue] = [towards("red", 5.0), None, towards("blue", 5.0)].map(|guidance| redness(&maker, "", sampler, guidance));
             let away = redness(&maker, "", sampler, towards("blue", -5.0));
             let figures = format!("{name}, {sampler:?}: red {red}, free {free}, blue {blue}, away from blue {away}");
-            assert!(red > blue + 0.3 && away > blue + 0.15, "{figures}");
+            assert!(red > blue + 0.3 && away > blue + 0.3, "{figures}");
             // Unled, some are red and some blue.
             assert!(red > free - 0.05 && free > blue - 0.05, "{figures}");
         }
