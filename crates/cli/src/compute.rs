@@ -23,7 +23,7 @@ pub enum PrecisionName {
     F32,
     /// Both sides rounded to bf16, sums in f32
     Bf16,
-    /// bf16 where the processor has units for it (AMX, AVX512_BF16), else f32
+    /// bf16 where the processor has fast units for it (AMX; AVX512_BF16, but on Intel), else f32
     Auto,
 }
 

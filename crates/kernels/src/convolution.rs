@@ -59,12 +59,15 @@ impl Convolution {
 
 /// y = x * weight + bias.
 pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
+    forward_on(InstructionSet::current(), x, weight, bias, shape, y);
+}
+
+pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
     shape.check("convolution", Some(x.len()), Some(weight.len()), Some(y.len()));
     let Convolution { batch, input_channels, output_channels, .. } = shape;
     if let Some(bias) = bias {
         assert!(bias.len() == output_channels, "convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
     }
-    let set = InstructionSet::current();
     let rows = batch * shape.output_height() * shape.output_width();
     let source = Source {
         values: weight,
@@ -92,10 +95,13 @@ pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: Convoluti
 
 /// dx = what dy gives back through the weights.
 pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [f32]) {
+    input_gradient_on(InstructionSet::current(), weight, dy, shape, dx);
+}
+
+pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [f32]) {
     shape.check("convolution's input gradient", Some(dx.len()), Some(weight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
-    let set = InstructionSet::current();
     let source = Source {
         values: weight,
         taps: shape.taps(),
@@ -156,12 +162,15 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [
 
 /// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy.
 pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
+    weight_gradient_on(InstructionSet::current(), x, dy, shape, dweight, dbias);
+}
+
+pub(crate) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     shape.check("convolution's weight gradient", Some(x.len()), Some(dweight.len()), Some(dy.len()));
     let Convolution { batch, input_channels, output_channels, .. } = shape;
     if let Some(dbias) = &dbias {
         assert!(dbias.len() == output_channels, "convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
     }
-    let set = InstructionSet::current();
     if winograd::applies_to_weight_gradient(&shape) {
         return winograd::weight_gradient(set, x, dy, shape, dweight, dbias);
     }

@@ -119,16 +119,6 @@ impl Vector for Neon {
         let keep = |x, test, limit| unsafe { vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), vcltq_f32(test, limit))) };
         Self([keep(self.0[0], test.0[0], limit.0[0]), keep(self.0[1], test.0[1], limit.0[1])])
     }
-    #[inline(always)]
-    fn even_of_pairs(self) -> Self {
-        // SAFETY: see the module.
-        self.map(|x| unsafe { vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_f32(x))) })
-    }
-    #[inline(always)]
-    fn odd_of_pairs(self) -> Self {
-        // SAFETY: see the module.
-        self.map(|x| unsafe { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vdupq_n_u32(0xffff_0000))) })
-    }
 }
 
 impl Widening for Neon {

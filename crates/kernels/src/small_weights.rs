@@ -5,20 +5,12 @@
 
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
-use crate::product::{self, Sizes};
-use crate::threads::{count, each, part};
+use crate::product::{self, FEW_ROWS, Sizes, few_rows};
+use crate::threads::{each, part};
 use crate::vector::Vector;
 use half::{bf16, f16};
-use std::ops::Range;
 
-/// Up to so many rows the weights are read where they lie, once for all rows; more rows earn a copy in f32.
-pub(crate) const FEW_ROWS: usize = 8;
-/// Products with fewer multiply-adds than this stay on one thread.
-const PARALLEL_FROM: usize = 64 * 1024;
-/// Depths whose weights are in registers together.
-const DEPTHS: usize = 4;
-
-/// A narrow number.
+/// What weights are stored as.
 pub trait Weight: Copy + Default + Send + Sync + 'static {
     fn widen(self) -> f32;
     #[doc(hidden)]
@@ -42,6 +34,7 @@ macro_rules! weight {
         }
     };
 }
+weight!(f32, load, std::convert::identity);
 weight!(f16, load_f16, f16::to_f32);
 weight!(bf16, load_bf16, bf16::to_f32);
 weight!(i8, load_i8, f32::from);
@@ -49,10 +42,15 @@ weight!(i8, load_i8, f32::from);
 /// y [rows, columns] = a [rows, depth] * b [depth, columns] + bias [columns]; `b_transposed`: b lies as [columns, depth].
 pub fn multiply<W: Weight>(a: &[f32], b: &[W], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
     check(a, b, bias, sizes, y);
+    multiply_on(InstructionSet::current(), a, b, b_transposed, bias, sizes, y);
+}
+
+/// As `multiply`, unchecked: few rows read the weights where they lie, once for all; more rows earn a copy in f32.
+pub(crate) fn multiply_on<W: Weight>(set: InstructionSet, a: &[f32], b: &[W], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
     if sizes.rows > FEW_ROWS || b_transposed {
-        return with_wide(b, |wide| product::multiply(a, wide, b_transposed, bias, sizes, y));
+        return with_wide(b, |wide| product::multiply_on(set, a, wide, b_transposed, bias, sizes, y));
     }
-    multiply_few(InstructionSet::current(), a, b, bias, None, sizes, y);
+    few_rows(set, a, b, bias, None, sizes, &Shared::new(y), 0, true);
 }
 
 /// y [rows, columns] = a [rows, depth] * (q [depth, columns] * scales [columns]) + bias [columns]: weights of 8 bits, a scale for each output.
@@ -63,7 +61,7 @@ pub fn multiply_scaled(a: &[f32], q: &[i8], scales: &[f32], bias: Option<&[f32]>
     for first in (0..sizes.rows).step_by(FEW_ROWS) {
         let rows = FEW_ROWS.min(sizes.rows - first);
         let (a, y) = (&a[first * sizes.depth..][..rows * sizes.depth], &mut y[first * sizes.columns..][..rows * sizes.columns]);
-        multiply_few(InstructionSet::current(), a, q, bias, Some(scales), Sizes { rows, ..sizes }, y);
+        few_rows(InstructionSet::current(), a, q, bias, Some(scales), Sizes { rows, ..sizes }, &Shared::new(y), 0, true);
     }
 }
 
@@ -104,21 +102,6 @@ fn check<W>(a: &[f32], b: &[W], bias: Option<&[f32]>, sizes: Sizes, y: &[f32]) {
     assert!(lengths == expected, "multiply of small weights {sizes:?}: expected lengths of (a, b, y, bias) {expected:?}, found {lengths:?}");
 }
 
-pub(crate) fn multiply_few<W: Weight>(set: InstructionSet, a: &[f32], b: &[W], bias: Option<&[f32]>, scales: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
-    let Sizes { rows, depth, columns } = sizes;
-    let small = rows * depth * columns < PARALLEL_FROM;
-    // Wide shares, so that memory is read in long runs. They change no element.
-    let task_count = if small { 1 } else { (2 * count()).clamp(1, columns.div_ceil(64).max(1)) };
-    let out = Shared::new(y);
-    let task = |task: usize| {
-        let whole = part(columns.div_ceil(16), task_count, task);
-        let columns = (whole.start * 16).min(columns)..(whole.end * 16).min(columns);
-        // SAFETY: each task writes its own columns of y; every row has `sizes.columns` of them.
-        set.run(FewRows { a, b, bias, scales, sizes, columns, y: unsafe { out.at(0) } });
-    };
-    if small { (0..task_count).for_each(task) } else { each(task_count, task) }
-}
-
 struct Widen<'a, W> {
     values: &'a [W],
     out: &'a mut [f32],
@@ -135,128 +118,5 @@ impl<W: Weight> Kernel for Widen<'_, W> {
             unsafe { W::load::<V>(self.values.as_ptr().add(i)).store(self.out.as_mut_ptr().add(i)) };
         }
         self.out[whole..].iter_mut().zip(&self.values[whole..]).for_each(|(to, value)| *to = value.widen());
-    }
-}
-
-/// A few rows by a run of columns: sums stay in y, weights pass once, `DEPTHS` rows of them side by side.
-struct FewRows<'a, W> {
-    a: &'a [f32],
-    b: &'a [W],
-    bias: Option<&'a [f32]>,
-    scales: Option<&'a [f32]>,
-    sizes: Sizes,
-    columns: Range<usize>,
-    y: *mut f32,
-}
-
-impl<W: Weight> Kernel for FewRows<'_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector>(self) {
-        let Sizes { rows, depth, columns } = self.sizes;
-        let Range { start, end } = self.columns.clone();
-        if start >= end {
-            return;
-        }
-        // SAFETY: all accesses are to `rows` rows of a and y, `depth` rows of b, and their columns start..end; the check saw to the lengths.
-        unsafe {
-            for row in 0..rows {
-                let y = std::slice::from_raw_parts_mut(self.y.add(row * columns + start), end - start);
-                match self.bias.filter(|_| self.scales.is_none()) {
-                    Some(bias) => y.copy_from_slice(&bias[start..end]),
-                    None => y.fill(0.0),
-                }
-            }
-            let whole = start + (end - start) / (2 * V::LANES) * (2 * V::LANES);
-            let mut d = 0;
-            while d + DEPTHS <= depth {
-                for column in (start..whole).step_by(2 * V::LANES) {
-                    self.step::<V, DEPTHS, 2>(d, column);
-                }
-                d += DEPTHS;
-            }
-            while d < depth {
-                for column in (start..whole).step_by(2 * V::LANES) {
-                    self.step::<V, 1, 2>(d, column);
-                }
-                d += 1;
-            }
-            if whole < end {
-                self.edge::<V>(whole, end);
-            }
-            if let Some(scales) = self.scales {
-                for row in 0..rows {
-                    let y = std::slice::from_raw_parts_mut(self.y.add(row * columns + start), end - start);
-                    for (i, value) in y.iter_mut().enumerate() {
-                        *value = *value * scales[start + i] + self.bias.map_or(0.0, |bias| bias[start + i]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl<W: Weight> FewRows<'_, W> {
-    /// D depths by N vectors of columns, for every row.
-    #[inline(always)]
-    unsafe fn step<V: Vector, const D: usize, const N: usize>(&self, depth: usize, column: usize) {
-        let Sizes { rows, columns, .. } = self.sizes;
-        // SAFETY: the depths and columns are the matrix's, the caller's promise.
-        unsafe {
-            let b = self.b.as_ptr().add(depth * columns + column);
-            // Plain loops, not `array::from_fn`, whose closure would be compiled without this instruction set.
-            let mut weights = [[V::zero(); N]; D];
-            for (d, weights) in weights.iter_mut().enumerate() {
-                for (n, weight) in weights.iter_mut().enumerate() {
-                    *weight = W::load(b.add(d * columns + n * V::LANES));
-                }
-            }
-            for row in 0..rows {
-                let a = self.a.as_ptr().add(row * self.sizes.depth + depth);
-                let y = self.y.add(row * columns + column);
-                let mut sums = [V::zero(); N];
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum = V::load(y.add(n * V::LANES));
-                }
-                for (d, weights) in weights.iter().enumerate() {
-                    let a = V::splat(*a.add(d));
-                    for (sum, weight) in sums.iter_mut().zip(weights) {
-                        *sum = a.mul_add(*weight, *sum);
-                    }
-                }
-                for (n, sum) in sums.iter().enumerate() {
-                    sum.store(y.add(n * V::LANES));
-                }
-            }
-        }
-    }
-
-    /// The last columns, fewer than two vectors: through a copy as wide as they are.
-    #[inline(always)]
-    unsafe fn edge<V: Vector>(&self, first: usize, end: usize) {
-        let Sizes { rows, depth, columns } = self.sizes;
-        let used = end - first;
-        let mut weights = [W::default(); 32];
-        // SAFETY: as `run`; the copies hold the widest pair of vectors.
-        unsafe {
-            for row in 0..rows {
-                let y = self.y.add(row * columns + first);
-                let mut sums = [0.0f32; 32];
-                std::ptr::copy_nonoverlapping(y, sums.as_mut_ptr(), used);
-                let mut sums: [V; 2] = [V::load(sums.as_ptr()), V::load(sums.as_ptr().add(V::LANES))];
-                for d in 0..depth {
-                    std::ptr::copy_nonoverlapping(self.b.as_ptr().add(d * columns + first), weights.as_mut_ptr(), used);
-                    let a = V::splat(self.a[row * depth + d]);
-                    for (n, sum) in sums.iter_mut().enumerate() {
-                        *sum = a.mul_add(W::load(weights.as_ptr().add(n * V::LANES)), *sum);
-                    }
-                }
-                let mut out = [0.0f32; 32];
-                sums[0].store(out.as_mut_ptr());
-                sums[1].store(out.as_mut_ptr().add(V::LANES));
-                std::ptr::copy_nonoverlapping(out.as_ptr(), y, used);
-            }
-        }
     }
 }

@@ -40,10 +40,6 @@ pub(crate) trait Vector: Widening {
     fn power_of_two(self) -> Self;
     /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
     fn zero_where_below(self, test: Self, limit: Self) -> Self;
-    /// Lanes hold pairs of bf16: the even ones, in the lower halves, as floats.
-    fn even_of_pairs(self) -> Self;
-    /// The odd ones, in the upper halves.
-    fn odd_of_pairs(self) -> Self;
 
     /// The square of 8 by 8 floats whose rows begin `from_stride` apart, columns for rows, to rows `to_stride` apart.
     /// # Safety
@@ -264,14 +260,6 @@ impl Vector for Portable {
     fn zero_where_below(self, test: Self, limit: Self) -> Self {
         Self(std::array::from_fn(|i| if test.0[i] < limit.0[i] { 0.0 } else { self.0[i] }))
     }
-    #[inline(always)]
-    fn even_of_pairs(self) -> Self {
-        Self(self.0.map(|pair| f32::from_bits(pair.to_bits() << 16)))
-    }
-    #[inline(always)]
-    fn odd_of_pairs(self) -> Self {
-        Self(self.0.map(|pair| f32::from_bits(pair.to_bits() & 0xffff_0000)))
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -413,16 +401,6 @@ mod x86 {
             // SAFETY: see the module.
             Self(unsafe { _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(test.0, limit.0), self.0) })
         }
-        #[inline(always)]
-        fn even_of_pairs(self) -> Self {
-            // SAFETY: see the module.
-            Self(unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(self.0))) })
-        }
-        #[inline(always)]
-        fn odd_of_pairs(self) -> Self {
-            // SAFETY: see the module.
-            Self(unsafe { _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(-0x1_0000))) })
-        }
     }
 
     #[derive(Clone, Copy)]
@@ -516,16 +494,6 @@ mod x86 {
         fn zero_where_below(self, test: Self, limit: Self) -> Self {
             // SAFETY: see the module.
             Self(unsafe { _mm512_maskz_mov_ps(!_mm512_cmp_ps_mask::<_CMP_LT_OQ>(test.0, limit.0), self.0) })
-        }
-        #[inline(always)]
-        fn even_of_pairs(self) -> Self {
-            // SAFETY: see the module.
-            Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0))) })
-        }
-        #[inline(always)]
-        fn odd_of_pairs(self) -> Self {
-            // SAFETY: see the module.
-            Self(unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(self.0), _mm512_set1_epi32(-0x1_0000))) })
         }
     }
 }

@@ -25,7 +25,7 @@ pub enum PrecisionChoice {
     #[default]
     F32,
     Bf16,
-    /// bf16 where this processor has units for it (AMX, AVX512_BF16), else f32.
+    /// bf16 where this processor has fast units for it (AMX; AVX512_BF16, but on Intel), else f32.
     Auto,
 }
 

@@ -94,11 +94,30 @@ fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 
 /// What to type to continue: the same flags with `--resume`.
 fn resume_command(flags: &Flags) -> String {
-    let mut words = vec!["smalti train".to_string(), flags.recipe.display().to_string()];
-    words.extend(flags.run.iter().map(|run| format!("--run {}", run.display())));
-    words.extend(flags.set.iter().map(|set| format!("--set {set}")));
+    let mut words = vec!["smalti train".to_string(), quoted(&flags.recipe.display().to_string())];
+    words.extend(flags.run.iter().map(|run| format!("--run {}", quoted(&run.display().to_string()))));
+    words.extend(flags.set.iter().map(|set| format!("--set {}", quoted(set))));
     words.extend(flags.compute.precision.map(|precision| format!("--precision {}", precision.word())));
     words.extend(flags.smoke.then(|| "--smoke".to_string()));
     words.push("--resume".to_string());
     words.join(" ")
+}
+
+/// One word for a POSIX shell, as it is where nothing in it means something there.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=:,+@%".contains(character);
+    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(quoted("train.steps=100"), "train.steps=100");
+        assert_eq!(quoted("model.encoder={ block_count = 2 }"), "'model.encoder={ block_count = 2 }'");
+        assert_eq!(quoted("it's [1,2]"), r"'it'\''s [1,2]'");
+        assert_eq!(quoted(""), "''");
+    }
 }

@@ -2,10 +2,10 @@
 //!
 //! The picture is rounded once into a copy with its border of zeros, so that every tap of every pixel lies a constant distance from the pixel.
 
-use super::packing::{Element, Lines, Source, WIDTH, depth_step, pack_rows, transpose};
-use super::rows::{Rows, Tap, product};
+use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
+use super::rows::{Rows, Tap, by_panels};
 use super::sums::{Columns, Place, row_sums, sum};
-use crate::convolution::Convolution;
+use crate::convolution::{self as plain, Convolution};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
@@ -60,6 +60,9 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     if let Some(bias) = bias {
         assert!(bias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
     }
+    if !set.has_bf16_units() {
+        return plain::forward_on(set, in_f32(set, x).as_slice(), in_f32(set, weight).as_slice(), bias, shape, y);
+    }
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let mut picture = Bordered::new(set, x, [batch, height, width, input_channels], [before; 2], [after; 2]);
     let taps: Vec<Tap> = (0..shape.taps()).map(|tap| Tap { a: picture.at(0, tap / kernel_size, tap % kernel_size), b: tap }).collect();
@@ -73,7 +76,7 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     };
     let mut scratch = std::mem::replace(&mut picture.scratch, Scratch::new(0));
     let rows = Rows { a: scratch.as_mut_of(), depth: picture.stride, taps: &taps, count: batch * output_height * output_width };
-    product(set, &rows, &source, bias, &Shared::new(y), |row| {
+    by_panels(set, &rows, &source, bias, &Shared::new(y), |row| {
         let (line, column) = (row / output_width, row % output_width);
         (picture.at(line / output_height, line % output_height * stride, column * stride), row * output_channels)
     });
@@ -82,6 +85,9 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
 pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [f32]) {
     shape.check("bf16 convolution's input gradient", Some(dx.len()), Some(weight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
+    if !set.has_bf16_units() {
+        return plain::input_gradient_on(set, in_f32(set, weight).as_slice(), in_f32(set, dy).as_slice(), shape, dx);
+    }
     let output_size = [shape.output_height(), shape.output_width()];
     // dx at y sees dy at (y + before - tap) / stride, which reaches beyond both ends.
     let lead = (kernel_size - 1).saturating_sub(before).div_ceil(stride);
@@ -111,7 +117,7 @@ pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
             .filter_map(|tap| Some(Tap { a: picture.at(0, reach(phases[0], tap / kernel_size)?, reach(phases[1], tap % kernel_size)?), b: tap }))
             .collect();
         let rows = Rows { a, depth: picture.stride, taps: &taps, count: batch * rows_y * rows_x };
-        product(set, &rows, &source, None, &out, |row| {
+        by_panels(set, &rows, &source, None, &out, |row| {
             let (line, column) = (row / rows_x, row % rows_x);
             let (b, line) = (line / rows_y, line % rows_y);
             let pixel = (b * height + line * stride + phases[0]) * width + column * stride + phases[1];
@@ -125,6 +131,13 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
     if let Some(dbias) = &dbias {
         assert!(dbias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
+    }
+    if !set.has_bf16_units() {
+        plain::weight_gradient_on(set, in_f32(set, x).as_slice(), in_f32(set, dy).as_slice(), shape, dweight, None);
+        if let Some(dbias) = dbias {
+            row_sums(set, dy, dbias);
+        }
+        return;
     }
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let pixels = batch * output_height * output_width;

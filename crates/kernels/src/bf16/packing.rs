@@ -27,6 +27,23 @@ pub fn rounded(value: f32) -> f32 {
     f32::from_bits(u32::from(value.bits()) << 16)
 }
 
+/// All of them, for processors whose only units are those of f32: their products are exact there.
+pub(super) fn in_f32<E: Element>(set: InstructionSet, values: &[E]) -> Scratch {
+    let mut scratch = Scratch::new(values.len());
+    let out = Shared::new(scratch.as_mut_slice());
+    let task_count = values.len().div_ceil(TASK_LEN);
+    each(task_count, |task| {
+        let range = part(values.len(), task_count, task);
+        // SAFETY: tasks have ranges of their own.
+        let out = unsafe { out.slice(range.start, range.len()) };
+        set.run(Compiled(
+            #[inline(always)]
+            || out.iter_mut().zip(&values[range]).for_each(|(to, value)| *to = f32::from_bits(u32::from(value.bits()) << 16)),
+        ));
+    });
+    scratch
+}
+
 /// What a matrix may be made of.
 pub trait Element: Copy + Send + Sync {
     /// The bits of the nearest bf16.

@@ -1,11 +1,11 @@
 //! Matrix products of numbers rounded to bf16.
 
-use super::packing::{Element, Lines, Source, WIDTH, depth_step, rounded, transpose};
-use super::rows::{Rows, Tap, product};
+use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, transpose};
+use super::rows::{Rows, Tap, by_panels};
 use super::sums::{Columns, Place, row_sums, sum};
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
-use crate::product::Sizes;
+use crate::product::{self, Sizes};
 use crate::small_weights;
 
 /// y [rows, columns] = a [rows, depth] * b [depth, columns] + bias [columns]; `b_transposed`: b lies as [columns, depth].
@@ -18,18 +18,23 @@ pub(super) fn multiply_on<E: Element>(set: InstructionSet, a: &[f32], b: &[E], b
     let lengths = (a.len(), b.len(), y.len(), bias.map_or(columns, <[f32]>::len));
     let expected = (rows * depth, depth * columns, rows * columns, columns);
     assert!(lengths == expected, "bf16 multiply {sizes:?}: expected lengths of (a, b, y, bias) {expected:?}, found {lengths:?}");
-    // Vectors without bf16 arithmetic read such weights where they lie: the same sums in the same order, products of bf16 being exact.
-    let in_place = rows <= small_weights::FEW_ROWS && !b_transposed && depth_step(set) == 2 && !set.has_bf16_units();
-    if let (true, Some(b)) = (in_place, E::as_bf16(b)) {
-        let a: Vec<f32> = a.iter().map(|value| rounded(*value)).collect();
-        return small_weights::multiply_few(set, &a, b, bias, None, sizes, y);
+    if !set.has_bf16_units() {
+        let a = in_f32(set, a);
+        return match E::as_bf16(b) {
+            Some(b) => small_weights::multiply_on(set, a.as_slice(), b, b_transposed, bias, sizes, y),
+            None => product::multiply_on(set, a.as_slice(), in_f32(set, b).as_slice(), b_transposed, bias, sizes, y),
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let (true, Some(b)) = (set == InstructionSet::Avx512Bf16 && rows <= product::FEW_ROWS && !b_transposed, E::as_bf16(b)) {
+        return super::dot::few_rows(a, b, bias, sizes, y);
     }
     let stride = depth.next_multiple_of(depth_step(set));
     let (depth_stride, column_stride) = if b_transposed { (1, depth) } else { (columns, 1) };
     let source = Source { values: b, tap_stride: 0, depth, depth_stride, columns, column_stride };
     let mut packed = Lines::plain(depth, stride).round(set, a, rows, Some);
     let rows = Rows { a: packed.as_mut_of(), depth: stride, taps: &[Tap { a: 0, b: 0 }], count: rows };
-    product(set, &rows, &source, bias, &Shared::new(y), |row| (row * stride, row * columns));
+    by_panels(set, &rows, &source, bias, &Shared::new(y), |row| (row * stride, row * columns));
 }
 
 /// y [rows, columns] = a [depth, rows]^T * b [depth, columns]. `column_sums` [columns], if asked for, becomes the sum of the rows of b, not rounded.
@@ -42,6 +47,13 @@ pub(super) fn multiply_transposed_on(set: InstructionSet, a: &[f32], b: &[f32], 
     let lengths = (a.len(), b.len(), y.len(), column_sums.as_ref().map_or(columns, |sums| sums.len()));
     let expected = (rows * depth, depth * columns, rows * columns, columns);
     assert!(lengths == expected, "bf16 multiply_transposed {sizes:?}: expected lengths of (a, b, y, column_sums) {expected:?}, found {lengths:?}");
+    if !set.has_bf16_units() {
+        product::multiply_transposed_on(set, in_f32(set, a).as_slice(), in_f32(set, b).as_slice(), sizes, y, None);
+        if let Some(sums) = column_sums {
+            row_sums(set, b, sums);
+        }
+        return;
+    }
     let stride = depth.next_multiple_of(depth_step(set));
     let mut turned = transpose(set, a, depth, rows, stride);
     let source = Source { values: b, tap_stride: 0, depth, depth_stride: columns, columns, column_stride: 1 };

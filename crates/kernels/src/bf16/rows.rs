@@ -32,7 +32,7 @@ pub(super) struct Rows<'a> {
 }
 
 /// y = A B + bias; `place(row)` says where the row's values begin in A and where its results in `out`.
-pub(super) fn product<E: Element>(
+pub(super) fn by_panels<E: Element>(
     set: InstructionSet,
     rows: &Rows,
     b: &Source<E>,

@@ -18,7 +18,9 @@ use std::ops::Range;
 
 pub(crate) use by_columns::by_columns;
 pub(crate) use by_rows::by_rows;
-use few_rows::{FEW_ROWS, few_rows};
+pub(crate) use few_rows::{FEW_ROWS, few_rows};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use few_rows::{STEP, share_columns};
 pub(crate) use packing::{Packed, Rows, Source, load_pair, pack_panel, store_pair};
 
 /// Depth of a panel of B that stays in the first-level cache while rows pass by: 256 * 16 floats are 16 KiB.
@@ -39,8 +41,16 @@ pub fn multiply(a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f32]>, 
     multiply_batch(a, b, b_transposed, bias, sizes, 1, y);
 }
 
+pub(crate) fn multiply_on(set: InstructionSet, a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
+    multiply_batch_on(set, a, b, b_transposed, bias, sizes, 1, y);
+}
+
 /// `multiply` for `batch` products whose matrices lie one behind the other; the bias is the same for all.
 pub fn multiply_batch(a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, batch: usize, y: &mut [f32]) {
+    multiply_batch_on(InstructionSet::current(), a, b, b_transposed, bias, sizes, batch, y);
+}
+
+fn multiply_batch_on(set: InstructionSet, a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f32]>, sizes: Sizes, batch: usize, y: &mut [f32]) {
     let Sizes { rows, depth, columns } = sizes;
     let lengths = (a.len(), b.len(), y.len(), bias.map_or(columns, <[f32]>::len));
     let expected = (batch * rows * depth, batch * depth * columns, batch * rows * columns, columns);
@@ -48,14 +58,13 @@ pub fn multiply_batch(a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f
     if y.is_empty() {
         return;
     }
-    let set = InstructionSet::current();
     let out = Shared::new(y);
     let outer = batch > 1 && batch * rows * depth * columns >= PARALLEL_FROM;
     let one = |index: usize| {
         let a = &a[index * rows * depth..][..rows * depth];
         let b = &b[index * depth * columns..][..depth * columns];
         if rows <= FEW_ROWS && !b_transposed {
-            return few_rows(set, a, b, bias, depth, columns, rows, &out, index * rows * columns, !outer);
+            return few_rows(set, a, b, bias, None, sizes, &out, index * rows * columns, !outer);
         }
         let source = if b_transposed { Source::transposed(b, depth, columns) } else { Source::plain(b, depth, columns) };
         let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
@@ -73,6 +82,10 @@ pub fn multiply_batch(a: &[f32], b: &[f32], b_transposed: bool, bias: Option<&[f
 /// y [rows, columns] = a [depth, rows]^T * b [depth, columns]: a sum over the depth, cut into parts fixed by the sizes.
 /// `column_sums` [columns], if asked for, becomes the sum of the rows of b.
 pub fn multiply_transposed(a: &[f32], b: &[f32], sizes: Sizes, y: &mut [f32], column_sums: Option<&mut [f32]>) {
+    multiply_transposed_on(InstructionSet::current(), a, b, sizes, y, column_sums);
+}
+
+pub(crate) fn multiply_transposed_on(set: InstructionSet, a: &[f32], b: &[f32], sizes: Sizes, y: &mut [f32], column_sums: Option<&mut [f32]>) {
     let Sizes { rows, depth, columns } = sizes;
     let lengths = (a.len(), b.len(), y.len(), column_sums.as_ref().map_or(columns, |sums| sums.len()));
     let expected = (rows * depth, depth * columns, rows * columns, columns);
@@ -82,7 +95,7 @@ pub fn multiply_transposed(a: &[f32], b: &[f32], sizes: Sizes, y: &mut [f32], co
             *pointer = a[k * rows..].as_ptr();
         }
     };
-    by_columns(InstructionSet::current(), 1, rows, depth, Rows { values: b, stride: columns }, columns, y, column_sums, false, true, fill);
+    by_columns(set, 1, rows, depth, Rows { values: b, stride: columns }, columns, y, column_sums, false, true, fill);
 }
 
 /// `multiply_transposed` for `batch` products whose matrices lie one behind the other.

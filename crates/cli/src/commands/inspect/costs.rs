@@ -64,9 +64,17 @@ pub(super) enum Name {
 #[derive(Serialize)]
 pub(super) struct PublishedCosts {
     system: String,
-    /// Passes are those of one step.
     parts: Vec<PublishedPart>,
+    /// Of each diffusion network.
+    steps: Option<u64>,
+    /// Of one picture, all passes of all parts.
+    multiply_adds: u64,
+    /// All weights in 32 bits and the most features at once; a lower bound.
+    memory_bytes: u64,
+    /// Measured in a short convolution.
     multiply_adds_per_second: f64,
+    /// An estimate.
+    seconds_per_picture: f64,
 }
 
 impl PublishedCosts {
@@ -78,7 +86,16 @@ impl PublishedCosts {
             Name::Ddpm => ("DDPM on CIFAR-10 (Ho, Jain and Abbeel 2020)", Published::Ddpm),
         };
         let multiply_adds_per_second = measured_multiply_adds_per_second(&Device::flex(), MEASURED_FOR);
-        Self { system: system.to_string(), parts: published.parts(), multiply_adds_per_second }
+        let budget = published.budget();
+        Self {
+            system: system.to_string(),
+            parts: published.parts(),
+            steps: published.steps(),
+            multiply_adds: budget.multiply_adds(),
+            memory_bytes: budget.memory_bytes(),
+            seconds_per_picture: budget.multiply_adds() as f64 / multiply_adds_per_second,
+            multiply_adds_per_second,
+        }
     }
 }
 
@@ -86,12 +103,21 @@ impl super::Described for PublishedCosts {
     fn text(&self) -> String {
         let mut lines = vec![self.system.clone(), header("published")];
         lines.extend(self.parts.iter().map(|part| row(&part.budget, &part.claimed_parameters.map_or("-".to_string(), short))));
-        lines.push("one pass of each, for one picture without guidance; estimates:".to_string());
+        lines.push("one pass for one picture, and all of a picture's; estimates:".to_string());
         for PublishedPart { budget, side, .. } in &self.parts {
             let side = side.map(|side| format!(" at {side}x{side}")).unwrap_or_default();
-            lines.push(format!("  {}{side}: {} s", budget.part, seconds(budget.multiply_adds as f64 / self.multiply_adds_per_second)));
+            let pass = budget.multiply_adds as f64 / self.multiply_adds_per_second;
+            let passes = budget.passes;
+            lines.push(format!("  {}{side}: {} s, {passes} of them {} s", budget.part, seconds(pass), seconds(passes as f64 * pass)));
         }
-        lines.push(format!("at {:.0} GFLOP/s as just measured on this machine", 2.0 * self.multiply_adds_per_second / 1e9));
+        let steps = self.steps.map(|steps| format!("{steps} steps of each diffusion network")).unwrap_or_else(|| "token by token".to_string());
+        lines.push(format!(
+            "one picture, {steps}: {} products, at least {} of memory with weights in 32 bits",
+            short(self.multiply_adds),
+            size(self.memory_bytes)
+        ));
+        let gigaflops = 2.0 * self.multiply_adds_per_second / 1e9;
+        lines.push(format!("estimate: {} s a picture on this machine, at {gigaflops:.0} GFLOP/s as just measured", seconds(self.seconds_per_picture)));
         lines.join("\n")
     }
 }
