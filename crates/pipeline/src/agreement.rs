@@ -36,6 +36,8 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
         GeneratorModel::Diffusion(first) => first,
         GeneratorModel::DalleBart(config) => {
             check_image_tokens(manifest, config)?;
+            let sampling = entry.sampling.unwrap_or_default();
+            sampling.validate().map_err(|source| PipelineError::Config { part: Part::Generator, source })?;
             return config.validate().map_err(|source| PipelineError::Config { part: Part::Generator, source });
         }
     };

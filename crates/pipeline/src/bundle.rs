@@ -129,6 +129,7 @@ impl Bundle {
                 weights: writer.weights(name, &part.model)?,
                 text_tokenizer: writer.text_tokenizer(name, part.text_tokenizer.as_ref())?,
                 model: part.model.config(),
+                sampling: part.sampling,
                 provenance: part.provenance.clone(),
             })
         };
@@ -342,7 +343,7 @@ impl BundleFolder {
             Some(vocabulary) => self.text_tokenizer(part, entry.text_tokenizer.as_ref(), vocabulary)?,
             None => None,
         };
-        Ok(GeneratorPart { model, text_tokenizer, provenance: entry.provenance.clone() })
+        Ok(GeneratorPart { model, text_tokenizer, sampling: entry.sampling, provenance: entry.provenance.clone() })
     }
 
     pub fn classifier(&self, device: &Device, purpose: &'static str) -> Result<ClassifierPart, PipelineError> {

@@ -40,8 +40,6 @@ pub use diffusion::{Canvas, DiffusionConfig, LowResolutionCondition, NetworkConf
 pub const FILE_NAME: &str = "bundle.toml";
 /// The format this program writes and reads.
 pub const VERSION: u32 = 1;
-/// What [`GeneratorModel::guidance_scale`] is where no bundle says it.
-pub(crate) const DALLE_BART_GUIDANCE_SCALE: f32 = 3.0;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -217,8 +215,38 @@ pub struct GeneratorEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_tokenizer: Option<TextTokenizerFile>,
     pub model: GeneratorModel,
+    /// How image tokens are usually drawn; a diffusion network's model says it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<ImageTokenSampling>,
     #[serde(default)]
     pub provenance: Provenance,
+}
+
+/// How a generator of image tokens is drawn with unless a request says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTokenSampling {
+    pub guidance_scale: f64,
+    pub temperature: f64,
+    /// All image tokens where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+}
+
+impl Default for ImageTokenSampling {
+    /// For bundles that say nothing.
+    fn default() -> Self {
+        Self { guidance_scale: 3.0, temperature: 1.0, top_k: None }
+    }
+}
+
+impl ImageTokenSampling {
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { guidance_scale, temperature, top_k } = *self;
+        ConfigError::check(guidance_scale.is_finite(), "sampling.guidance_scale", "a finite number", guidance_scale)?;
+        ConfigError::check(temperature.is_finite() && temperature > 0.0, "sampling.temperature", "a number above 0", temperature)?;
+        ConfigError::check(top_k != Some(0), "sampling.top_k", "at least 1", 0)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -233,14 +261,6 @@ impl GeneratorModel {
         match self {
             Self::DalleBart(_) => "dalle_bart",
             Self::Diffusion(config) => config.network.kind(),
-        }
-    }
-
-    /// How much the prompt counts unless a request says.
-    pub fn guidance_scale(&self) -> f32 {
-        match self {
-            Self::DalleBart(_) => DALLE_BART_GUIDANCE_SCALE,
-            Self::Diffusion(config) => config.sampling.guidance_scale,
         }
     }
 

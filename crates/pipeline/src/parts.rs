@@ -1,7 +1,7 @@
 //! The parts of a bundle in memory: networks of several kinds behind the few things a pipeline asks of them.
 
 use crate::Provenance;
-use crate::manifest::{ClassifierConfig, DiffusionConfig, GeneratorModel, ImageTokenizerModel, NetworkConfig, TextEncoderModel};
+use crate::manifest::{ClassifierConfig, DiffusionConfig, GeneratorModel, ImageTokenSampling, ImageTokenizerModel, NetworkConfig, TextEncoderModel};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor};
 use smalti_data::text_tokenizer::TextTokenizer;
@@ -116,6 +116,8 @@ pub struct GeneratorPart {
     pub model: Generator,
     /// Of generators that read text tokens themselves. Absent in imported weights whose text tokenizer was not given.
     pub text_tokenizer: Option<TextTokenizer>,
+    /// How image tokens are usually drawn.
+    pub sampling: Option<ImageTokenSampling>,
     pub provenance: Provenance,
 }
 

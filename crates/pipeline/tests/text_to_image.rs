@@ -2,12 +2,14 @@
 
 mod tiny_bundle;
 
+use burn::tensor::Device;
 use smalti_data::Picture;
-use smalti_generation::autoregressive::Options;
+use smalti_nn::weights::safetensors::Storage;
+use smalti_pipeline::manifest::ImageTokenSampling;
 use smalti_pipeline::parts::Weights;
 use smalti_pipeline::progress::{Progress, Stage};
-use smalti_pipeline::text_to_image::{Made, Parts, Request, TextToImage, Truncation};
-use smalti_pipeline::{Bundle, PipelineError, reconstruct, rerank};
+use smalti_pipeline::text_to_image::{ImageTokenOptions, Made, Parts, Request, TextToImage, Truncation};
+use smalti_pipeline::{Bundle, BundleFolder, PipelineError, reconstruct, rerank};
 use tiny_bundle::tiny_bundle;
 
 fn text_to_image() -> TextToImage {
@@ -49,10 +51,35 @@ fn pictures_do_not_depend_on_count_batch_or_threads() {
 fn guidance_off_is_the_network_itself_and_greedy_needs_no_seed() {
     let plain = generate(&Request { guidance_scale: Some(1.0), ..request(2, 2) });
     assert!(plain.pictures[0].image_tokens != generate(&Request { guidance_scale: Some(30.0), ..request(2, 2) }).pictures[0].image_tokens);
-    let greedy = Request { options: Options { greedy: true, ..Options::default() }, ..request(2, 2) };
+    let greedy = Request { image_tokens: ImageTokenOptions { greedy: true, ..ImageTokenOptions::default() }, ..request(2, 2) };
     let made = generate(&greedy);
     assert_eq!(made.pictures[0].image_tokens, made.pictures[1].image_tokens);
     assert_eq!(made.pictures[0].image_tokens, generate(&Request { seed: 99, ..greedy }).pictures[0].image_tokens);
+}
+
+/// A bundle says how it is usually drawn with, which counts where a request says nothing, and is kept in its files.
+#[test]
+fn a_bundle_is_drawn_as_it_says() {
+    let mut bundle = tiny_bundle();
+    bundle.generator.as_mut().unwrap().sampling = Some(ImageTokenSampling { guidance_scale: 6.0, temperature: 0.5, top_k: Some(3) });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bundle");
+    let manifest = bundle.save(&path, Storage::F32).unwrap();
+    assert_eq!(BundleFolder::open(&path).unwrap().manifest(), &manifest);
+    let loaded = TextToImage::load(&BundleFolder::open(&path).unwrap(), &Device::flex()).unwrap();
+    let draw = |request: &Request| loaded.generate(request, &mut |_| {}).unwrap().pictures.into_iter().map(|made| made.image_tokens).collect::<Vec<_>>();
+    let unsaid = Request { guidance_scale: None, ..request(4, 4) };
+    let said = |temperature: f32, top_k: usize| Request {
+        guidance_scale: Some(6.0),
+        image_tokens: ImageTokenOptions { temperature: Some(temperature), top_k: Some(top_k), ..ImageTokenOptions::default() },
+        ..request(4, 4)
+    };
+    assert_eq!(draw(&unsaid), draw(&said(0.5, 3)));
+    assert_ne!(draw(&unsaid), draw(&said(1.0, 3)));
+    assert_ne!(draw(&unsaid), draw(&said(0.5, 1)));
+    bundle.generator.as_mut().unwrap().sampling = Some(ImageTokenSampling { temperature: 0.0, ..ImageTokenSampling::default() });
+    let message = bundle.save(&folder.path().join("cold"), Storage::F32).unwrap_err().to_string();
+    assert!(message.contains("sampling.temperature: expected a number above 0, found 0"), "{message}");
 }
 
 #[test]
@@ -132,8 +159,11 @@ fn wrong_requests_are_named() {
     check(Request { keep: Some(0), ..request(4, 1) }, "keep: expected 1 to");
     check(Request { guidance_scale: Some(f32::NAN), ..request(1, 1) }, "guidance_scale: expected a number from -1000 to 1000, found NaN");
     check(Request { batch_size: 0, ..request(1, 1) }, "batch_size: expected 1 to 1024, found 0");
-    check(Request { options: Options { temperature: 0.0, ..Options::default() }, ..request(1, 1) }, "temperature: expected a number above 0");
-    check(Request { options: Options { top_p: 1.5, ..Options::default() }, ..request(1, 1) }, "top_p: ");
+    check(
+        Request { image_tokens: ImageTokenOptions { temperature: Some(0.0), ..ImageTokenOptions::default() }, ..request(1, 1) },
+        "temperature: expected a number above 0",
+    );
+    check(Request { image_tokens: ImageTokenOptions { top_p: Some(1.5), ..ImageTokenOptions::default() }, ..request(1, 1) }, "top_p: ");
 
     let without_ranking = load(Bundle { contrastive: None, ..tiny_bundle() });
     assert_eq!(without_ranking.generate(&request(1, 1), &mut |_| {}).unwrap().pictures[0].score, None);

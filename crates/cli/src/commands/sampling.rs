@@ -7,7 +7,7 @@ use clap::{Args, FromArgMatches};
 use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold};
 use smalti_pipeline::BundleFolder;
-use smalti_pipeline::text_to_image::{ClassifierGuidance, DiffusionOptions, Request, SamplingOptions};
+use smalti_pipeline::text_to_image::{ClassifierGuidance, DiffusionOptions, ImageTokenOptions, Request};
 use std::path::{Path, PathBuf};
 
 /// Percentile of dynamic thresholding; the paper names none, this is that of `diffusers`.
@@ -33,15 +33,15 @@ pub(super) struct SamplingFlags {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Sampling of bundles that draw image tokens")]
 struct ImageTokenFlags {
-    /// Less is safer, more is wilder
-    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among the K likeliest image tokens only
+    /// Less is safer, more is wilder [default: the bundle's]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Choose among the K likeliest image tokens only [default: the bundle's]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Choose among the likeliest image tokens that together have probability P
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f32,
+    /// Choose among the likeliest image tokens that together have probability P [default: 1, all of them]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
     /// Take the likeliest image token each time
     #[arg(long)]
     greedy: bool,
@@ -176,8 +176,8 @@ impl SamplingFlags {
         let Self { guidance_scale, batch_size, image_tokens, diffusion, guidance } = self;
         guidance.check_classifier()?;
         let ImageTokenFlags { temperature, top_k, top_p, greedy } = image_tokens;
-        let options = SamplingOptions { greedy, temperature, top_k, top_p };
-        Ok(Request { guidance_scale, options, diffusion: guidance.set(diffusion.options()?), batch_size, ..Request::new(prompt) })
+        let image_tokens = ImageTokenOptions { greedy, temperature, top_k, top_p };
+        Ok(Request { guidance_scale, image_tokens, diffusion: guidance.set(diffusion.options()?), batch_size, ..Request::new(prompt) })
     }
 }
 
@@ -259,10 +259,10 @@ mod tests {
         let before = flags(&["--steps", "20", "--sampler", "ddim", "--greedy", "--temperature", "0.5"]);
         let request = before.with(&[("guidance-scale", "-2"), ("eta", "0.5")]).unwrap().request("x").unwrap();
         assert_eq!((request.guidance_scale, request.diffusion.steps, request.diffusion.sampler), (Some(-2.0), Some(20), Some(Sampler::Ddim { eta: 0.5 })));
-        assert_eq!((request.options.greedy, request.options.temperature), (true, 0.5));
+        assert_eq!((request.image_tokens.greedy, request.image_tokens.temperature), (true, Some(0.5)));
         assert_eq!(before.with(&[]).unwrap().request("x").unwrap(), before.clone().request("x").unwrap());
-        assert!(!before.with(&[("greedy", "false")]).unwrap().request("x").unwrap().options.greedy);
-        assert_eq!(before.with(&[("top-k", "7")]).unwrap().request("x").unwrap().options.top_k, Some(7));
+        assert!(!before.with(&[("greedy", "false")]).unwrap().request("x").unwrap().image_tokens.greedy);
+        assert_eq!(before.with(&[("top-k", "7")]).unwrap().request("x").unwrap().image_tokens.top_k, Some(7));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What decided a picture in the end, as it is told in the picture itself, in JSON and to people.
 
 use serde::Serialize;
+use smalti_generation::autoregressive::Options;
 use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold};
 use smalti_pipeline::BundleFolder;
 use smalti_pipeline::manifest::{DiffusionConfig, GeneratorModel};
-use smalti_pipeline::text_to_image::{ClassifierGuidance, DiffusionOptions, Request, SamplingOptions};
+use smalti_pipeline::text_to_image::{ClassifierGuidance, DiffusionOptions, Request};
 
 /// What besides prompt, seed, number and bundle decides a picture: what was asked for, and where nothing was, what the bundle says.
 #[derive(Clone, Debug, Serialize)]
@@ -82,12 +83,14 @@ impl Settings {
     /// `None` for a bundle without a generator.
     pub(super) fn of(bundle: &BundleFolder, request: &Request) -> Option<Self> {
         let manifest = bundle.manifest();
-        let model = &manifest.generator.as_ref()?.model;
-        let guidance_scale = request.guidance_scale.unwrap_or_else(|| model.guidance_scale());
-        let GeneratorModel::Diffusion(config) = model else {
-            let SamplingOptions { greedy, temperature, top_k, top_p } = request.options;
+        let entry = manifest.generator.as_ref()?;
+        let GeneratorModel::Diffusion(config) = &entry.model else {
+            let sampling = entry.sampling.unwrap_or_default();
+            let guidance_scale = request.guidance_scale.unwrap_or(sampling.guidance_scale as f32);
+            let Options { greedy, temperature, top_k, top_p } = request.image_tokens.resolve(&sampling);
             return Some(Self::ImageTokens(ImageTokenSettings { guidance_scale, temperature, top_k, top_p, greedy }));
         };
+        let guidance_scale = request.guidance_scale.unwrap_or(config.sampling.guidance_scale);
         let options = &request.diffusion;
         let further = manifest.super_resolution.iter().filter_map(|entry| match &entry.model {
             GeneratorModel::Diffusion(config) => Some(Walk::of(config, options)),

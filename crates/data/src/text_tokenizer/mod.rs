@@ -121,6 +121,9 @@ impl TextTokenizer {
 
     fn from_json_bytes(bytes: &[u8]) -> Result<Self, String> {
         let json = std::str::from_utf8(bytes).map_err(|error| format!("expected UTF-8 text, found {error}"))?.to_owned();
+        if let Ok(value) = serde_json::from_str(&json) {
+            refuse_empty_patterns(&value)?;
+        }
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| format!("expected a `tokenizers` JSON file: {error}"))?;
         let stated_pad = tokenizer.get_padding().map(|padding| padding.pad_id);
         let find = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
@@ -196,6 +199,24 @@ impl TextTokenizer {
     /// SHA-256 of the saved file, in hexadecimal.
     pub fn sha256(&self) -> String {
         Sha256::digest(self.json.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The library panics over them when it reads a text.
+fn refuse_empty_patterns(value: &serde_json::Value) -> Result<(), String> {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            let is_empty = |pattern: &Value| ["String", "Regex"].iter().any(|kind| pattern.get(kind).and_then(Value::as_str) == Some(""));
+            match (fields.get("type").and_then(Value::as_str), fields.get("pattern")) {
+                (Some(kind @ ("Replace" | "Split")), Some(pattern)) if is_empty(pattern) => {
+                    Err(format!("{kind}: expected a pattern to search for, found an empty one"))
+                }
+                _ => fields.values().try_for_each(refuse_empty_patterns),
+            }
+        }
+        Value::Array(values) => values.iter().try_for_each(refuse_empty_patterns),
+        _ => Ok(()),
     }
 }
 

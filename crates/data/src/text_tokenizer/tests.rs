@@ -135,6 +135,21 @@ fn unusable_files_are_named() {
 }
 
 #[test]
+fn a_search_for_nothing_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let tokenizer = TextTokenizer::train(&captions(), 300).unwrap();
+    tokenizer.save(&path).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    for pattern in [serde_json::json!({ "String": "" }), serde_json::json!({ "Regex": "" })] {
+        json["normalizer"] = serde_json::json!({ "type": "Sequence", "normalizers": [{ "type": "Replace", "pattern": pattern, "content": "x" }] });
+        std::fs::write(&path, json.to_string()).unwrap();
+        let message = TextTokenizer::from_file(&path).unwrap_err().to_string();
+        assert!(message.contains("tokenizer.json") && message.contains("Replace: expected a pattern to search for"), "{message}");
+    }
+}
+
+#[test]
 fn special_tokens_can_be_named() {
     let tokenizer = TextTokenizer::train(&captions(), 300).unwrap();
     let swapped = SpecialTokens { pad: 2, start: None, end: 1 };

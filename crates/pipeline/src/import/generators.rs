@@ -32,5 +32,5 @@ pub(super) fn hugging_face_bart(source: &Source, device: &Device) -> Result<Impo
 fn generator(source: &Source, path: &Path, config: &dalle_bart::Config, tensors: NamedTensors, device: &Device) -> Result<ImportedPart, PipelineError> {
     let model = fitted(path, DalleBart::new(config, &mut Initializer::unread(device)), tensors, device)?;
     let text_tokenizer = text_tokenizer(source, config.text_vocabulary)?;
-    Ok(ImportedPart::Generator(Box::new(GeneratorPart { model: Generator::DalleBart(model), text_tokenizer, provenance: provenance(path) })))
+    Ok(ImportedPart::Generator(Box::new(GeneratorPart { model: Generator::DalleBart(model), text_tokenizer, sampling: None, provenance: provenance(path) })))
 }

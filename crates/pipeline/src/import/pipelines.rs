@@ -190,6 +190,6 @@ impl Component {
         let model = Unet::new(&unet_config, &mut Initializer::unread(device)).map_err(|error| not_this(&network.path, error))?;
         let model = fitted(&network.path, model, unet::import::diffusers(network.tensors), device)?;
         let model = Generator::Diffusion(Box::new(Diffusion { network: DiffusionNetwork::Unet(model), config }));
-        Ok(ImportedPart::Generator(Box::new(GeneratorPart { model, text_tokenizer: None, provenance: provenance(root) })))
+        Ok(ImportedPart::Generator(Box::new(GeneratorPart { model, text_tokenizer: None, sampling: None, provenance: provenance(root) })))
     }
 }

@@ -1,7 +1,7 @@
 //! Text tokens -> image tokens, one after the other -> pixels (DALL-E mini).
 
 use super::{Made, MadePicture, Request, Truncation};
-use crate::manifest::DALLE_BART_GUIDANCE_SCALE;
+use crate::manifest::ImageTokenSampling;
 use crate::progress::{Progress, Stage};
 use crate::rerank::no_text_tokenizer;
 use crate::{ImageTokenizerPart, Part, PipelineError, reconstruct};
@@ -22,11 +22,17 @@ pub(super) struct Autoregressive {
     image_tokenizer: ImageTokenizerPart,
     generator: DalleBart,
     text_tokenizer: Option<TextTokenizer>,
+    sampling: ImageTokenSampling,
 }
 
 impl Autoregressive {
     /// They must speak of the same codes and the same number of image tokens.
-    pub fn new(image_tokenizer: ImageTokenizerPart, generator: DalleBart, text_tokenizer: Option<TextTokenizer>) -> Result<Self, PipelineError> {
+    pub fn new(
+        image_tokenizer: ImageTokenizerPart,
+        generator: DalleBart,
+        text_tokenizer: Option<TextTokenizer>,
+        sampling: ImageTokenSampling,
+    ) -> Result<Self, PipelineError> {
         let (config, [rows, columns]) = (generator.config(), image_tokenizer.grid());
         let Some(code_count) = image_tokenizer.model.discrete().map(|model| model.code_count()) else {
             let expected = "one with a codebook, whose image tokens the generator draws".to_string();
@@ -41,7 +47,7 @@ impl Autoregressive {
                 return Err(PipelineError::Disagreement { part: Part::Generator, key, expected, found: found.to_string() });
             }
         }
-        Ok(Self { image_tokenizer, generator, text_tokenizer })
+        Ok(Self { image_tokenizer, generator, text_tokenizer, sampling })
     }
 
     pub fn image_size(&self) -> usize {
@@ -68,7 +74,7 @@ impl Autoregressive {
 
     /// Image tokens of all pictures, batch by batch. The prompt is encoded once.
     fn draw_tokens(&self, request: &Request, prompt: &Encoded, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<u32>>, PipelineError> {
-        let guidance_scale = request.guidance_scale.unwrap_or(DALLE_BART_GUIDANCE_SCALE);
+        let guidance_scale = request.guidance_scale.unwrap_or(self.sampling.guidance_scale as f32);
         let (null, _) = self.encode("")?;
         let null = (guidance_scale != 1.0).then_some(&null);
         let mut candidates = Candidates::new(&self.generator, caption(prompt), null.map(caption), request.count.min(request.batch_size))?;
@@ -94,7 +100,8 @@ impl Autoregressive {
         let token_count = self.generator.config().image_token_count;
         let total = token_count * request.count;
         let mut rngs: Vec<_> = batch.clone().map(|index| picture_rng(request.seed, index as u64)).collect();
-        let drawn = sample(&mut rngs, token_count, &request.options, |previous, position| {
+        let options = request.image_tokens.resolve(&self.sampling);
+        let drawn = sample(&mut rngs, token_count, &options, |previous, position| {
             let StepLogits { conditional, unconditional } = candidates.next_logits(previous, position);
             progress(Progress { stage: Stage::ImageTokens, done: batch.start * token_count + batch.len() * (position + 1), total });
             Ok::<_, Infallible>(match unconditional {

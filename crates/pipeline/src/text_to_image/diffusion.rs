@@ -4,7 +4,7 @@
 use super::conditions::{Meaning, Rows, wanted_class};
 use super::estimate::{Estimate, Watch};
 use super::guided::{Guided, Pull};
-use super::request::{DiffusionOptions, InitialPicture, Request, SamplingOptions};
+use super::request::{DiffusionOptions, ImageTokenOptions, InitialPicture, Request};
 use super::{Made, MadePicture, absent};
 use crate::agreement::{LatentFacts, check_guidance, check_stages};
 use crate::manifest::{Canvas, ClassifierConfig, DiffusionConfig};
@@ -315,7 +315,7 @@ pub(super) fn plans(
 ) -> Result<Vec<Plan>, PipelineError> {
     let options = &request.diffusion;
     let wrong = |key, expected: String, found: String, hint| Err(PipelineError::Request { key, expected, found, hint });
-    if request.options != SamplingOptions::default() {
+    if request.image_tokens != ImageTokenOptions::default() {
         let hint = Some("temperature, top_k, top_p and greedy are for bundles that draw image tokens one after the other");
         return wrong("temperature", "nothing: this bundle's generator is a diffusion network".to_string(), "a value".to_string(), hint);
     }

@@ -14,7 +14,7 @@ mod estimate; //       a look at a picture on its way
 pub use conditions::text_states;
 pub use diffusion::{ENLARGING, augmentation_level};
 pub use estimate::{Estimate, Watch};
-pub use request::{ClassifierGuidance, DiffusionOptions, InitialPicture, Request, SamplingOptions};
+pub use request::{ClassifierGuidance, DiffusionOptions, ImageTokenOptions, InitialPicture, Request};
 
 use crate::agreement::nothing_to_guide;
 use crate::manifest::{Canvas, ClassifierModel, DiffusionConfig, GeneratorModel};
@@ -180,7 +180,7 @@ impl TextToImage {
             Generator::DalleBart(_) if classifier.is_some() => return Err(nothing_to_guide()),
             Generator::DalleBart(model) => {
                 let image_tokenizer = image_tokenizer.ok_or_else(|| absent(Part::ImageTokenizer, "one that makes pictures of image tokens"))?;
-                System::Autoregressive(Box::new(Autoregressive::new(image_tokenizer, model, generator.text_tokenizer)?))
+                System::Autoregressive(Box::new(Autoregressive::new(image_tokenizer, model, generator.text_tokenizer, generator.sampling.unwrap_or_default())?))
             }
             Generator::Diffusion(model) => {
                 let system = DiffusionSystem::new(image_tokenizer, text_encoder, *model, super_resolution, classifier)?;

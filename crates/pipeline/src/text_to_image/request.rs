@@ -1,11 +1,11 @@
 //! What to make.
 
 use crate::PipelineError;
+use crate::manifest::ImageTokenSampling;
 use smalti_data::Picture;
+use smalti_generation::autoregressive::Options;
 use smalti_generation::diffusion::guidance::{Interval, ProjectionOptions};
 use smalti_generation::diffusion::{Sampler, Threshold};
-
-pub use smalti_generation::autoregressive::Options as SamplingOptions;
 
 /// Most pictures of one request; a bound on memory.
 const COUNT_LIMIT: usize = 10_000;
@@ -25,11 +25,36 @@ pub struct Request {
     /// 1: as trained; above 1 exaggerates what the prompt changes; 0: as if there were no prompt. `None`: what the bundle is usually drawn with.
     pub guidance_scale: Option<f32>,
     /// Of a generator that draws image tokens one after the other.
-    pub options: SamplingOptions,
+    pub image_tokens: ImageTokenOptions,
     /// Of a diffusion network.
     pub diffusion: DiffusionOptions,
     /// Pictures drawn side by side. It changes time and memory, never a picture.
     pub batch_size: usize,
+}
+
+/// How image tokens are drawn; what is not said is as the bundle says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ImageTokenOptions {
+    /// Take the likeliest image token each time; the others are not used.
+    pub greedy: bool,
+    /// Less than 1 is safer, more is wilder.
+    pub temperature: Option<f32>,
+    /// Choose among so many of the likeliest.
+    pub top_k: Option<usize>,
+    /// Choose among the likeliest that together have this probability; all unless said.
+    pub top_p: Option<f32>,
+}
+
+impl ImageTokenOptions {
+    /// With what the bundle says for what is unsaid.
+    pub fn resolve(&self, bundle: &ImageTokenSampling) -> Options {
+        Options {
+            greedy: self.greedy,
+            temperature: self.temperature.unwrap_or(bundle.temperature as f32),
+            top_k: self.top_k.or(bundle.top_k),
+            top_p: self.top_p.unwrap_or(1.0),
+        }
+    }
 }
 
 /// How a diffusion network is walked; what is not said is as the bundle says.
@@ -161,7 +186,7 @@ impl Request {
             keep: None,
             seed: 0,
             guidance_scale: None,
-            options: SamplingOptions::default(),
+            image_tokens: ImageTokenOptions::default(),
             diffusion: DiffusionOptions::default(),
             batch_size: 16,
         }
@@ -183,6 +208,6 @@ impl Request {
             return wrong("batch_size", format!("1 to {BATCH_SIZE_LIMIT}"), self.batch_size.to_string(), None);
         }
         self.diffusion.validate()?;
-        self.options.validate().map_err(|error| PipelineError::Sampling(error.into()))
+        self.image_tokens.resolve(&ImageTokenSampling::default()).validate().map_err(|error| PipelineError::Sampling(error.into()))
     }
 }

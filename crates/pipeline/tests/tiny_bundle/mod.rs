@@ -62,6 +62,7 @@ pub fn tiny_bundle() -> Bundle {
         generator: Some(GeneratorPart {
             model: Generator::DalleBart(DalleBart::new(&generator, initializer)),
             text_tokenizer: Some(text_tokenizer.clone()),
+            sampling: None,
             provenance: provenance.clone(),
         }),
         contrastive: Some(contrastive(initializer)),

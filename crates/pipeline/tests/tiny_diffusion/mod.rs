@@ -163,7 +163,7 @@ fn config(image_size: usize, canvas: Canvas, network: unet::Config) -> Diffusion
 
 fn generator(config: DiffusionConfig) -> GeneratorPart {
     let model = Generator::new(&GeneratorModel::Diffusion(Box::new(config)), &mut Initializer::new(7, &Device::flex())).unwrap();
-    GeneratorPart { model: moved(model), text_tokenizer: None, provenance: Provenance::default() }
+    GeneratorPart { model: moved(model), text_tokenizer: None, sampling: None, provenance: Provenance::default() }
 }
 
 /// First weights make an output of zero, whatever the input; these are moved off it.

@@ -21,6 +21,7 @@ use smalti_data::dataset::CaptionRule;
 use smalti_data::text_tokenizer::TextTokenizer;
 use smalti_models::generator::dalle_bart::{self, DalleBart, FeedForwardKind, Norms, StackConfig, Vocabularies, loss};
 use smalti_nn::Initializer;
+use smalti_pipeline::manifest::ImageTokenSampling;
 use smalti_pipeline::parts::Generator;
 use smalti_pipeline::text_to_image::{Parts, Request, TextToImage};
 use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
@@ -97,7 +98,7 @@ pub struct LossSettings {
     pub caption_drop_rate: f64,
 }
 
-/// `[samples]`: what the sheets show.
+/// `[samples]`: what the sheets show, and how the bundle is usually drawn with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampleSettings {
@@ -230,7 +231,13 @@ impl DalleBartTraining {
 
     fn part(&self, facts: Option<&RunFacts>) -> GeneratorPart {
         let provenance = facts.map(|facts| facts.provenance(&self.recipe.data.path)).unwrap_or_default();
-        GeneratorPart { model: Generator::DalleBart(self.generator.averaged()), text_tokenizer: Some(self.text_tokenizer.clone()), provenance }
+        let SampleSettings { guidance_scale, temperature, top_k, .. } = self.recipe.samples;
+        GeneratorPart {
+            model: Generator::DalleBart(self.generator.averaged()),
+            text_tokenizer: Some(self.text_tokenizer.clone()),
+            sampling: Some(ImageTokenSampling { guidance_scale, temperature, top_k }),
+            provenance,
+        }
     }
 
     /// The recipe's prompts, or captions of evaluation pictures.
@@ -322,11 +329,10 @@ impl Recipe for DalleBartTraining {
             classifier: None,
             contrastive: None,
         })?;
-        let SampleSettings { count, guidance_scale, temperature, top_k, .. } = self.recipe.samples;
+        let count = self.recipe.samples.count;
         let mut rows = Vec::new();
         for prompt in prompts {
-            let mut request = Request { count, seed: self.recipe.train.seed, guidance_scale: Some(guidance_scale as f32), ..Request::new(prompt) };
-            (request.options.temperature, request.options.top_k) = (temperature as f32, top_k);
+            let request = Request { count, seed: self.recipe.train.seed, ..Request::new(prompt) };
             rows.push(maker.generate(&request, &mut |_| {})?.pictures.into_iter().map(|made| made.picture).collect());
         }
         Ok(Some(sheet(&rows)?))

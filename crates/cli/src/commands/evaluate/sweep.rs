@@ -12,6 +12,7 @@ use crate::failure::WrongUse;
 use crate::made_files::{slug, write_png};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use smalti_data::Picture;
 use smalti_data::grid::{GridOptions, assemble};
 use smalti_data::picture::DecodeOptions;
@@ -22,7 +23,6 @@ use smalti_pipeline::BundleFolder;
 use smalti_pipeline::text_to_image::Request;
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 /// Pictures of each way of drawing that the sheets show.
@@ -236,10 +236,9 @@ fn choice(axes: &[Axis], values: &[String], between: &str) -> String {
 fn strip_name(split: &str, axes: &[Axis], values: &[String], settings: &str) -> String {
     const LENGTH_LIMIT: usize = 100;
     let kept = |character: char| if character.is_alphanumeric() || "-._=+".contains(character) { character } else { '-' };
-    let mut hasher = DefaultHasher::new();
-    settings.hash(&mut hasher);
+    let digest = Sha256::digest(settings);
     let chosen: String = choice(axes, values, "=").chars().map(kept).take(LENGTH_LIMIT).collect();
-    format!("{}_{chosen}_{:08x}.png", slug(split), hasher.finish() as u32)
+    format!("{}_{chosen}_{:02x}{:02x}{:02x}{:02x}.png", slug(split), digest[0], digest[1], digest[2], digest[3])
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -161,7 +161,7 @@ impl DiffusionTraining {
     fn part(&self, facts: Option<&RunFacts>) -> GeneratorPart {
         let provenance = facts.map(|facts| facts.provenance(&self.recipe.data.path)).unwrap_or_default();
         let model = Diffusion { network: self.generator.averaged(), config: self.config.clone() };
-        GeneratorPart { model: Generator::Diffusion(Box::new(model)), text_tokenizer: None, provenance }
+        GeneratorPart { model: Generator::Diffusion(Box::new(model)), text_tokenizer: None, sampling: None, provenance }
     }
 
     /// The recipe's prompts; else captions of evaluation pictures, every class, or nothing.
