@@ -79,7 +79,7 @@ fn a_bundle_is_drawn_as_it_says() {
     assert_ne!(draw(&unsaid), draw(&said(0.5, 1)));
     bundle.generator.as_mut().unwrap().sampling = Some(ImageTokenSampling { temperature: 0.0, ..ImageTokenSampling::default() });
     let message = bundle.save(&folder.path().join("cold"), Storage::F32).unwrap_err().to_string();
-    assert!(message.contains("sampling.temperature: expected a number above 0, found 0"), "{message}");
+    assert!(message.contains("`sampling.temperature`: expected a number above 0, found 0"), "{message}");
 }
 
 #[test]
