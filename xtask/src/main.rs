@@ -25,6 +25,7 @@ fn main() -> Result<()> {
 }
 
 fn repository_root() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().map(Path::to_path_buf).context("xtask lies in the repository root")
+    // What cargo says when it runs this, not when it built it: a target folder may be shared by several clones.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("xtask is run by cargo: `cargo xtask ...`")?;
+    Path::new(&manifest).parent().map(Path::to_path_buf).context("xtask lies in the repository root")
 }

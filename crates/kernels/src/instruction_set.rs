@@ -52,15 +52,15 @@ impl InstructionSet {
     }
 
     /// The widest, but for AVX512_BF16 where its products take longer than those of f32.
-    fn fastest() -> Self {
-        let fast = |set: &&Self| **set != Self::Avx512Bf16 || products_of_pairs_are_fast();
-        *Self::available().iter().rfind(fast).expect("portable is always there")
+    fn fastest(available: &[Self], products_of_pairs_are_fast: bool) -> Self {
+        let fast = |set: &&Self| **set != Self::Avx512Bf16 || products_of_pairs_are_fast;
+        *available.iter().rfind(fast).expect("portable is always there")
     }
 
     /// The set that `SMALTI_ISA` names, else the fastest there is; or what is wrong with the name.
     pub fn from_environment() -> Result<Self, String> {
         let available = Self::available();
-        let Ok(name) = std::env::var("SMALTI_ISA") else { return Ok(Self::fastest()) };
+        let Ok(name) = std::env::var("SMALTI_ISA") else { return Ok(Self::fastest(available, products_of_pairs_are_fast())) };
         let names = || available.iter().map(|set| set.name()).collect::<Vec<_>>().join(", ");
         available.iter().copied().find(|set| set.name() == name).ok_or_else(|| format!("SMALTI_ISA: expected one of {}, found {name}", names()))
     }
@@ -214,5 +214,20 @@ mod x86 {
     #[cfg(not(target_os = "linux"))]
     fn is_permitted() -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::InstructionSet::{Amx, Avx2, Avx512, Avx512Bf16, Portable};
+    use super::*;
+
+    #[test]
+    fn the_widest_set_is_taken_but_for_slow_products_of_pairs() {
+        assert_eq!(InstructionSet::fastest(&[Portable], false), Portable);
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512], false), Avx512);
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Bf16], true), Avx512Bf16);
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Bf16], false), Avx512);
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Bf16, Amx], false), Amx, "tiles are fast where they are");
     }
 }

@@ -2,19 +2,37 @@
 //!
 //! The count is the process's own limit (`available_parallelism`, which knows affinity and cgroup quotas) unless `install` says less.
 
+mod team; // helpers that wait awake between regions
+
 use rayon::prelude::*;
+use std::cell::OnceCell;
 use std::ops::Range;
+use std::sync::Arc;
+use team::Team;
+
+thread_local! {
+    /// The team of the pool that this thread belongs to, if `install` made it.
+    static TEAM: OnceCell<Arc<Team>> = const { OnceCell::new() };
+}
 
 /// Runs `body` inside a pool of `count` threads (0: as many as this process may use, never more). Kernels inside take their threads from it;
-/// entering once around a whole step also saves the hand-over that each parallel region would pay from outside.
+/// entering once around a whole step also saves the hand-over that each parallel region would pay from outside, and between regions the threads wait awake.
 pub fn install<R: Send>(count: usize, body: impl FnOnce() -> R + Send) -> R {
     let limit = limit();
     let count = if count == 0 { limit } else { count.min(limit) };
     if rayon::current_thread_index().is_some() && rayon::current_num_threads() == count {
         return body();
     }
-    match rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("kernel-{index}")).build() {
-        Ok(pool) => pool.install(body),
+    let team = Arc::new(Team::new(count));
+    let join = {
+        let team = team.clone();
+        move |_| TEAM.with(|mine| drop(mine.set(team.clone())))
+    };
+    match rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("kernel-{index}")).start_handler(join).build() {
+        Ok(pool) => pool.install(|| {
+            team.set_body_thread(rayon::current_thread_index().unwrap_or(0));
+            body()
+        }),
         Err(_) => body(), // no new threads to be had: the caller's own still does the work
     }
 }
@@ -32,10 +50,17 @@ pub fn count() -> usize {
 /// Calls `task(0..count)`, each once, in any order and on any thread.
 pub(crate) fn each(count: usize, task: impl Fn(usize) + Sync + Send) {
     if count <= 1 || rayon::current_num_threads() == 1 {
-        (0..count).for_each(task);
-    } else {
-        (0..count).into_par_iter().with_max_len(1).for_each(task);
+        return (0..count).for_each(task);
     }
+    TEAM.with(|team| match team.get() {
+        Some(team) => {
+            if !team.share(count, &task) {
+                (0..count).into_par_iter().with_max_len(1).for_each(task);
+            }
+            Team::wake(team);
+        }
+        None => (0..count).into_par_iter().with_max_len(1).for_each(task),
+    });
 }
 
 /// Part `index` of `length` elements cut into `count` parts whose sizes differ by one at most.

@@ -1,7 +1,7 @@
 //! The parts of a bundle must speak of the same pictures.
 
 use crate::manifest::{
-    Canvas, ClassifierConfig, ClassifierModel, ContrastiveModel, DiffusionConfig, GeneratorModel, ImageTokenizerModel, Manifest, TextCondition,
+    Canvas, ClassifierConfig, ClassifierModel, ContrastiveModel, DiffusionConfig, GeneratorEntry, GeneratorModel, ImageTokenizerModel, Manifest, TextCondition,
     TextEncoderModel,
 };
 use crate::{Part, PipelineError};
@@ -33,7 +33,10 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
         return if manifest.super_resolution.is_empty() { Ok(()) } else { Err(disagreement(Part::SuperResolution(0), "generator", "a first stage", "none")) };
     };
     let first = match &entry.model {
-        GeneratorModel::Diffusion(first) => first,
+        GeneratorModel::Diffusion(first) => {
+            refuse_image_token_sampling(Part::Generator, entry)?;
+            first
+        }
         GeneratorModel::DalleBart(config) => {
             check_image_tokens(manifest, config)?;
             let sampling = entry.sampling.unwrap_or_default();
@@ -44,13 +47,24 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
     let mut stages: Vec<&DiffusionConfig> = vec![first];
     for (stage, entry) in manifest.super_resolution.iter().enumerate() {
         match &entry.model {
-            GeneratorModel::Diffusion(config) => stages.push(config),
+            GeneratorModel::Diffusion(config) => {
+                refuse_image_token_sampling(Part::SuperResolution(stage), entry)?;
+                stages.push(config);
+            }
             GeneratorModel::DalleBart(_) => {
                 return Err(disagreement(Part::SuperResolution(stage), "model", "diffusion networks in every stage", entry.model.kind()));
             }
         }
     }
     check_stages(&stages, latent_facts(manifest), manifest.text_encoder.as_ref().map(|entry| &entry.model))
+}
+
+/// `[generator.sampling]` speaks of image tokens; a diffusion network's model says itself how it is drawn, and two answers would be one too many.
+fn refuse_image_token_sampling(part: Part, entry: &GeneratorEntry) -> Result<(), PipelineError> {
+    match entry.sampling {
+        Some(_) => Err(disagreement(part, "sampling", "none beside a diffusion network, whose model has its own", "settings for image tokens")),
+        None => Ok(()),
+    }
 }
 
 fn latent_facts(manifest: &Manifest) -> Option<LatentFacts<'_>> {

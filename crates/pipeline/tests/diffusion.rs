@@ -11,7 +11,7 @@ use smalti_generation::diffusion::{Sampler, Threshold, sample};
 use smalti_generation::random::{normal_pictures, picture_rng};
 use smalti_models::generator::conditions::Conditions;
 use smalti_nn::weights::safetensors::Storage;
-use smalti_pipeline::manifest::{GeneratorModel, NetworkConfig, TextCondition};
+use smalti_pipeline::manifest::{GeneratorModel, ImageTokenSampling, NetworkConfig, TextCondition};
 use smalti_pipeline::parts::{Generator, Weights};
 use smalti_pipeline::progress::{Progress, Stage};
 use smalti_pipeline::text_to_image::{self, DiffusionOptions, Estimate, ImageTokenOptions, InitialPicture, MadePicture, Parts, Request, TextToImage, Watch};
@@ -438,6 +438,13 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
     check(guidance, &["`generator`: `sampling.guidance_scale`: expected a finite number, found NaN"]);
     let steps = edited(pixel_bundle(&CLASSES), |config| config.sampling.steps = 2000);
     check(steps, &["`generator`: `sampling.steps`: expected at most the trained steps, found 2000"]);
+    // How image tokens are drawn is nothing to tell a diffusion network: two answers to one question.
+    let mut told_twice = pixel_bundle(&CLASSES);
+    told_twice.generator.as_mut().unwrap().sampling = Some(ImageTokenSampling::default());
+    check(told_twice, &["`generator`: `sampling`: expected none beside a diffusion network, whose model has its own"]);
+    let mut told_twice = cascade_bundle();
+    told_twice.super_resolution[0].sampling = Some(ImageTokenSampling::default());
+    check(told_twice, &["`super_resolution`: `sampling`: expected none beside a diffusion network"]);
 
     let without = |part: &str, bundle: Bundle| {
         let error = try_load(bundle).unwrap_err().to_string();

@@ -17,6 +17,10 @@ pub(crate) const FEW_ROWS: usize = 16;
 /// Rows of B that are multiplied before sums go back to memory. Rows of wide matrices lie a power of two apart and share a set of the cache, which has eight
 /// places: room for these and those that come next.
 const DEPTH_STEP: usize = 4;
+/// Rows of A from which on vectors of `WIDEST` lanes take two such steps at once.
+const LONG_STEP_FROM: usize = 4;
+/// Lanes of the widest vectors.
+const WIDEST: usize = STEP / 2;
 /// Floats of the sums of a task: 64 KiB, which stay in the second-level cache. Fewer columns would keep them nearer, but then each row of B is read in
 /// pieces too short for the hardware to look ahead.
 const SUM_SIZE: usize = 16 * 1024;
@@ -97,6 +101,11 @@ impl<W: Weight> Kernel for FewRows<'_, W> {
     #[inline(always)]
     fn run<V: Vector>(mut self) {
         let mut d = 0;
+        // Where there are 32 registers they hold twice as much of B, which halves the way of the sums through the caches; one row has few sums to carry.
+        while V::LANES == WIDEST && self.sizes.rows >= LONG_STEP_FROM && d + 2 * DEPTH_STEP <= self.sizes.depth {
+            self.step::<V, { 2 * DEPTH_STEP }>(d);
+            d += 2 * DEPTH_STEP;
+        }
         while d + DEPTH_STEP <= self.sizes.depth {
             self.step::<V, DEPTH_STEP>(d);
             d += DEPTH_STEP;

@@ -202,7 +202,12 @@ impl Request {
             return wrong("keep", format!("1 to count, which is {}", self.count), keep.to_string(), Some("raise --count, from which the best are kept"));
         }
         if let Some(scale) = self.guidance_scale.filter(|scale| !scale.is_finite() || scale.abs() > 1000.0) {
-            return wrong("guidance_scale", "a number from -1000 to 1000".into(), scale.to_string(), Some("1 is off, 3 to 10 is usual"));
+            return wrong(
+                "guidance_scale",
+                "a number from -1000 to 1000".into(),
+                scale.to_string(),
+                Some("1 is off; image tokens like 2 to 3, diffusion 2 to 10"),
+            );
         }
         if !(1..=BATCH_SIZE_LIMIT).contains(&self.batch_size) {
             return wrong("batch_size", format!("1 to {BATCH_SIZE_LIMIT}"), self.batch_size.to_string(), None);
