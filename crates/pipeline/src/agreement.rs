@@ -1,8 +1,8 @@
 //! The parts of a bundle must speak of the same pictures.
 
 use crate::manifest::{
-    Canvas, ClassifierConfig, ClassifierModel, ContrastiveModel, DiffusionConfig, GeneratorEntry, GeneratorModel, ImageTokenizerModel, Manifest, TextCondition,
-    TextEncoderModel,
+    Canvas, ClassifierConfig, ClassifierModel, ContrastiveModel, DiffusionConfig, GeneratorModel, ImageTokenSampling, ImageTokenizerModel, Manifest,
+    TextCondition, TextEncoderModel,
 };
 use crate::{Part, PipelineError};
 use smalti_models::generator::dalle_bart;
@@ -34,7 +34,7 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
     };
     let first = match &entry.model {
         GeneratorModel::Diffusion(first) => {
-            refuse_image_token_sampling(Part::Generator, entry)?;
+            refuse_image_token_sampling(Part::Generator, entry.sampling)?;
             first
         }
         GeneratorModel::DalleBart(config) => {
@@ -48,7 +48,7 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
     for (stage, entry) in manifest.super_resolution.iter().enumerate() {
         match &entry.model {
             GeneratorModel::Diffusion(config) => {
-                refuse_image_token_sampling(Part::SuperResolution(stage), entry)?;
+                refuse_image_token_sampling(Part::SuperResolution(stage), entry.sampling)?;
                 stages.push(config);
             }
             GeneratorModel::DalleBart(_) => {
@@ -60,8 +60,8 @@ pub(crate) fn check_agreement(manifest: &Manifest) -> Result<(), PipelineError> 
 }
 
 /// `[generator.sampling]` speaks of image tokens; a diffusion network's model says itself how it is drawn, and two answers would be one too many.
-fn refuse_image_token_sampling(part: Part, entry: &GeneratorEntry) -> Result<(), PipelineError> {
-    match entry.sampling {
+pub(crate) fn refuse_image_token_sampling(part: Part, sampling: Option<ImageTokenSampling>) -> Result<(), PipelineError> {
+    match sampling {
         Some(_) => Err(disagreement(part, "sampling", "none beside a diffusion network, whose model has its own", "settings for image tokens")),
         None => Ok(()),
     }

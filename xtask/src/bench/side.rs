@@ -6,6 +6,10 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+/// Between two measurements. OpenMP's threads look out for milliseconds, ours for a fifth of one.
+const REST: Duration = Duration::from_millis(50);
 
 /// Any line that a side prints.
 #[derive(Debug, Default, Deserialize)]
@@ -36,7 +40,9 @@ impl Side {
         Ok(side)
     }
 
+    /// One measurement, when the other side's threads, which look out for more work for a while after theirs, have gone to sleep.
     pub fn sample(&mut self, pair: &Pair, name: &str) -> Result<Sample> {
+        std::thread::sleep(REST);
         // A process that is gone says why on its stderr, which `answer` reads.
         let _ = self.input.as_mut().map(|input| input.write_all(b"\n").and_then(|()| input.flush()));
         let line = self.answer()?;

@@ -20,7 +20,7 @@ pub(super) struct SamplingFlags {
     #[arg(long, value_name = "W", allow_negative_numbers = true)]
     guidance_scale: Option<f32>,
     /// Pictures drawn side by side; changes time and memory, never a picture
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, allow_negative_numbers = true)]
     batch_size: usize,
     #[command(flatten)]
     image_tokens: ImageTokenFlags,
@@ -37,7 +37,7 @@ struct ImageTokenFlags {
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Choose among the K likeliest image tokens only [default: the bundle's]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Choose among the likeliest image tokens that together have probability P [default: 1, all of them]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -51,7 +51,7 @@ struct ImageTokenFlags {
 #[command(next_help_heading = "Sampling of bundles with a diffusion network")]
 struct DiffusionFlags {
     /// Steps from noise to picture, of a cascade's first stage [default: the bundle's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
     /// The walk from noise to picture [default: the bundle's]
     #[arg(long, value_name = "NAME", value_enum)]

@@ -28,8 +28,8 @@ pub(super) struct StartFlags {
     /// Unit normal noise to start from in place of the seed's: a safetensors file with one tensor [count, channels, height, width]; a cascade's first stage
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
-    /// Beside each picture, a file with N pictures of the way to it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Beside each picture, a file with N pictures of the way to it, at most one for each step
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     film_strip: usize,
 }
 

@@ -6,7 +6,7 @@ use super::estimate::{Estimate, Watch};
 use super::guided::{Guided, Pull};
 use super::request::{DiffusionOptions, ImageTokenOptions, InitialPicture, Request};
 use super::{Made, MadePicture, absent};
-use crate::agreement::{LatentFacts, check_guidance, check_stages};
+use crate::agreement::{LatentFacts, check_guidance, check_stages, refuse_image_token_sampling};
 use crate::manifest::{Canvas, ClassifierConfig, DiffusionConfig};
 use crate::parts::{Diffusion, Generator};
 use crate::progress::{Progress, Stage};
@@ -69,6 +69,7 @@ impl DiffusionSystem {
         }
         let mut stages = vec![first];
         for (stage, part) in super_resolution.into_iter().enumerate() {
+            refuse_image_token_sampling(Part::SuperResolution(stage), part.sampling)?;
             match part.model {
                 Generator::Diffusion(model) => stages.push(*model),
                 Generator::DalleBart(_) => return Err(absent(Part::SuperResolution(stage), "a diffusion network")),

@@ -16,7 +16,7 @@ pub use diffusion::{ENLARGING, augmentation_level};
 pub use estimate::{Estimate, Watch};
 pub use request::{ClassifierGuidance, DiffusionOptions, ImageTokenOptions, InitialPicture, Request};
 
-use crate::agreement::nothing_to_guide;
+use crate::agreement::{nothing_to_guide, refuse_image_token_sampling};
 use crate::manifest::{Canvas, ClassifierModel, DiffusionConfig, GeneratorModel};
 use crate::parts::Generator;
 use crate::progress::Progress;
@@ -183,6 +183,7 @@ impl TextToImage {
                 System::Autoregressive(Box::new(Autoregressive::new(image_tokenizer, model, generator.text_tokenizer, generator.sampling.unwrap_or_default())?))
             }
             Generator::Diffusion(model) => {
+                refuse_image_token_sampling(Part::Generator, generator.sampling)?;
                 let system = DiffusionSystem::new(image_tokenizer, text_encoder, *model, super_resolution, classifier)?;
                 System::Diffusion(Box::new(system))
             }
