@@ -3,7 +3,7 @@
 
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
-use crate::product::{Packed, Rows, Source, by_columns, by_rows};
+use crate::product::{Packed, Rows, Source, by_columns, by_rows, by_rows_of_panels};
 use crate::winograd::{self, Picture};
 use std::ops::Range;
 
@@ -81,8 +81,6 @@ pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: O
     if winograd::applies(&shape) {
         return winograd::convolve(set, &Picture { x, shape, reversed: false }, &source, bias, y);
     }
-    let packed = Packed::new(set, &source, rows, true);
-    let taps: Vec<usize> = (0..shape.taps()).collect();
     let zeros = vec![0.0; input_channels];
     let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
         for (offset, row) in offsets.iter_mut().zip(block.clone()) {
@@ -90,7 +88,7 @@ pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: O
         }
         input_pointers(x, &zeros, shape, block, pointers);
     };
-    by_rows(set, &packed, &taps, rows, bias, &Shared::new(y), true, fill);
+    by_rows(set, &source, rows, bias, &Shared::new(y), true, fill);
 }
 
 /// dx = what dy gives back through the weights.
@@ -156,7 +154,7 @@ pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
                 }
             }
         };
-        by_rows(set, &packed, &taps, batch * rows_y * rows_x, None, &out, true, fill);
+        by_rows_of_panels(set, &packed, &taps, batch * rows_y * rows_x, None, &out, true, fill);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
-use crate::product::{Packed, Source, by_rows};
+use crate::product::{Packed, Source, by_rows_of_panels};
 use crate::threads::each;
 
 /// Rows whose distances are in memory at a time.
@@ -26,7 +26,7 @@ pub fn nearest(rows: &[f32], table: &[f32], channels: usize, indices: &mut [usiz
         let (start, end) = (block * ROW_BLOCK, ((block + 1) * ROW_BLOCK).min(count));
         let mut scratch = Scratch::new((end - start) * size);
         let scores = scratch.as_mut_slice();
-        by_rows(set, &packed, &[0], end - start, Some(&half_squares), &Shared::new(scores), false, |block, pointers, offsets| {
+        by_rows_of_panels(set, &packed, &[0], end - start, Some(&half_squares), &Shared::new(scores), false, |block, pointers, offsets| {
             for (i, row) in block.enumerate() {
                 pointers[i] = rows[(start + row) * channels..].as_ptr();
                 offsets[i] = row * size;

@@ -89,6 +89,11 @@ fn the_shapes_networks_use() {
         check(Convolution { kernel_size, stride, before, after, ..shape }, 3);
     }
     check(Convolution { input_channels: 300, output_channels: 20, height: 3, width: 4, ..shape }, 4);
+    // Few rows and many channels: weights are copied piece by piece.
+    let deep = Convolution { batch: 3, height: 7, width: 8, input_channels: 300, output_channels: 140, ..shape };
+    check(deep, 8);
+    check(Convolution { stride: 2, ..deep }, 9);
+    check(Convolution { kernel_size: 1, before: 0, after: 0, ..deep }, 10);
     check(Convolution { input_channels: 3, ..shape }, 5);
     check(Convolution { output_channels: 3, ..shape }, 6);
     check(Convolution { batch: 1, height: 1, width: 1, input_channels: 1, output_channels: 1, ..shape }, 7);
@@ -96,19 +101,23 @@ fn the_shapes_networks_use() {
 
 #[test]
 fn threads_and_batch_change_no_bit_without_winograd_either() {
-    let shape = Convolution { batch: 9, height: 7, width: 8, input_channels: 24, output_channels: 40, kernel_size: 3, stride: 1, before: 1, after: 1 };
-    let (x, weight) = (values(9 * 56 * 24, 1), values(9 * 24 * 40, 2));
+    // 504 rows, for which weights are copied piece by piece: two slices of each of nine taps, three panels and more, the last not full.
+    let (channels_x, channels_y) = (300, 140);
+    let shape =
+        Convolution { batch: 9, height: 7, width: 8, input_channels: channels_x, output_channels: channels_y, kernel_size: 3, stride: 1, before: 1, after: 1 };
+    let (x, weight) = (values(10 * 56 * channels_x, 1), values(9 * channels_x * channels_y, 2));
     on_each_set(|set| {
-        let run = |thread_count: usize| {
-            let mut y = poisoned(9 * 56 * 40);
-            threads::install(thread_count, || forward(&x, &weight, None, shape, &mut y));
+        let run = |thread_count: usize, pictures: std::ops::Range<usize>| {
+            let mut y = poisoned(pictures.len() * 56 * channels_y);
+            let x = &x[pictures.start * 56 * channels_x..pictures.end * 56 * channels_x];
+            threads::install(thread_count, || forward(x, &weight, None, Convolution { batch: pictures.len(), ..shape }, &mut y));
             y
         };
-        let one = run(1);
-        check_same(set.name(), &one, &run(0));
-        let mut y = poisoned(56 * 40);
-        forward(&x[5 * 56 * 24..][..56 * 24], &weight, None, Convolution { batch: 1, ..shape }, &mut y);
-        check_same(set.name(), &y, &one[5 * 56 * 40..][..56 * 40]);
+        let one = run(1, 0..9);
+        check_same(set.name(), &one, &run(0, 0..9));
+        check_same(set.name(), &run(0, 5..6), &one[5 * 56 * channels_y..][..56 * channels_y]);
+        // 560 rows share one copy of all weights.
+        check_same(set.name(), &one, &run(0, 0..10)[..9 * 56 * channels_y]);
     });
 }
 

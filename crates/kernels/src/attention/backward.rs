@@ -3,7 +3,7 @@
 use super::{Attention, Heads, Plane, Strides};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
-use crate::product::{Packed, Rows, by_columns, by_rows};
+use crate::product::{Packed, Rows, by_columns, by_rows_of_panels};
 use crate::threads::{count, each};
 use crate::vector::{Vector, exp, load, store};
 use std::ops::Range;
@@ -57,10 +57,10 @@ pub fn backward(
                 plane.fill(rows.start, block.clone(), pointers);
                 along(block, 0, keys, offsets);
             };
-            by_rows(set, &keys_packed, &[0], rows.len(), None, &Shared::new(scores), parallel, |block, pointers, offsets| {
+            by_rows_of_panels(set, &keys_packed, &[0], rows.len(), None, &Shared::new(scores), parallel, |block, pointers, offsets| {
                 rows_of(&query, block, pointers, offsets)
             });
-            by_rows(set, &values_packed, &[0], rows.len(), None, &Shared::new(gradients), parallel, |block, pointers, offsets| {
+            by_rows_of_panels(set, &values_packed, &[0], rows.len(), None, &Shared::new(gradients), parallel, |block, pointers, offsets| {
                 rows_of(&dy, block, pointers, offsets)
             });
             for ((row, scores), gradients) in rows.clone().zip(scores.chunks_exact_mut(keys.max(1))).zip(gradients.chunks_exact_mut(keys.max(1))) {
@@ -78,7 +78,7 @@ pub fn backward(
                 });
             }
             let first = b * query_strides.batch + h * query_strides.head + rows.start * query_strides.token;
-            by_rows(set, &keys_plain, &[0], rows.len(), None, &outs[0], parallel, |block, pointers, offsets| {
+            by_rows_of_panels(set, &keys_plain, &[0], rows.len(), None, &outs[0], parallel, |block, pointers, offsets| {
                 for (pointer, row) in pointers.iter_mut().zip(block.clone()) {
                     *pointer = gradients[row * keys..].as_ptr();
                 }

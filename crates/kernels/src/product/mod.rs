@@ -17,7 +17,7 @@ use crate::threads::each;
 use std::ops::Range;
 
 pub(crate) use by_columns::by_columns;
-pub(crate) use by_rows::by_rows;
+pub(crate) use by_rows::{by_rows, by_rows_of_panels};
 pub(crate) use few_rows::{FEW_ROWS, few_rows};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use few_rows::{STEP, share_columns};
@@ -73,8 +73,7 @@ fn multiply_batch_on(set: InstructionSet, a: &[f32], b: &[f32], b_transposed: bo
                 offsets[i] = (index * rows + row) * columns;
             }
         };
-        let packed = Packed::new(set, &source, rows, !outer);
-        by_rows(set, &packed, &[0], rows, bias, &out, !outer, fill);
+        by_rows(set, &source, rows, bias, &out, !outer, fill);
     };
     if outer { each(batch, one) } else { (0..batch).for_each(one) }
 }

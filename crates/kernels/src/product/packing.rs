@@ -4,7 +4,13 @@ use super::PARALLEL_FROM;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
-use crate::vector::Vector;
+use crate::vector::{Vector, prefetch};
+use std::ops::Range;
+
+/// So many rows of B are asked for before they are copied: too short to be foreseen by the hardware, they would be waited for one by one.
+const ROWS_AHEAD: usize = 8;
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// Rows that begin `stride` floats apart.
 #[derive(Clone, Copy)]
@@ -27,6 +33,12 @@ pub(crate) struct Source<'a> {
 impl<'a> Source<'a> {
     pub fn plain(values: &'a [f32], depth: usize, columns: usize) -> Self {
         Self { values, taps: 1, tap_stride: 0, depth, depth_stride: columns, columns, column_stride: 1 }
+    }
+
+    /// Whether panels can be read where they lie, which is best where `rows` are too few to earn a copy.
+    pub fn lies_in_panels(&self, set: InstructionSet, rows: usize) -> bool {
+        let whole = self.column_stride == 1 && self.depth_stride == self.columns && (self.taps == 1 || self.tap_stride == self.depth * self.columns);
+        rows <= 8 && whole && self.columns.is_multiple_of(set.panel_width())
     }
 
     pub fn transposed(values: &'a [f32], depth: usize, columns: usize) -> Self {
@@ -53,8 +65,7 @@ impl<'a> Packed<'a> {
     pub fn new(set: InstructionSet, source: &Source<'a>, rows: usize, parallel: bool) -> Self {
         let &Source { values, taps, depth, columns, .. } = source;
         let width = set.panel_width();
-        let whole = source.column_stride == 1 && source.depth_stride == columns && (taps == 1 || source.tap_stride == depth * columns);
-        if rows <= 8 && whole && columns.is_multiple_of(width) {
+        if source.lies_in_panels(set, rows) {
             return Self { panels: Panels::InPlace(values), taps, depth, columns };
         }
         let panel_len = taps * depth * width;
@@ -84,31 +95,74 @@ impl<'a> Packed<'a> {
 
 /// Columns `first`.. of B as one panel, [tap][depth][width].
 pub(crate) fn pack_panel(set: InstructionSet, source: &Source, first: usize, width: usize, out: &mut [f32]) {
-    let &Source { values, taps, tap_stride, depth, depth_stride, columns, column_stride } = source;
+    for (tap, out) in out.chunks_exact_mut((source.depth * width).max(1)).take(source.taps).enumerate() {
+        pack_tap(set, source, tap, 0..source.depth, first, width, out);
+    }
+}
+
+/// Some taps and depths of B as panels side by side, [panel][tap][depth][width].
+pub(crate) fn pack_slice(set: InstructionSet, source: &Source, taps: Range<usize>, depths: Range<usize>, panels: Range<usize>, width: usize, out: &mut [f32]) {
+    let (len, tap_count) = (depths.len() * width, taps.len());
+    let at = |panel: usize, tap: usize| ((panel - panels.start) * tap_count + tap - taps.start) * len;
+    for tap in taps.clone() {
+        if source.column_stride != 1 {
+            for panel in panels.clone() {
+                pack_tap(set, source, tap, depths.clone(), panel * width, width, &mut out[at(panel, tap)..][..len]);
+            }
+            continue;
+        }
+        // Row by row through all panels: memory is read in longer runs than one panel is wide.
+        for (i, d) in depths.clone().enumerate() {
+            let row = &source.values[tap * source.tap_stride + d * source.depth_stride..][..source.columns];
+            let ahead = row.as_ptr().wrapping_add(ROWS_AHEAD * source.depth_stride);
+            for column in (panels.start * width..panels.end * width).step_by(LINE) {
+                prefetch(ahead.wrapping_add(column));
+            }
+            for panel in panels.clone() {
+                copy_padded(&row[panel * width..], &mut out[at(panel, tap) + i * width..][..width]);
+            }
+        }
+    }
+}
+
+/// Columns `first`.. and some depths of a tap, [depth][width].
+fn pack_tap(set: InstructionSet, source: &Source, tap: usize, depths: Range<usize>, first: usize, width: usize, out: &mut [f32]) {
+    let &Source { values, tap_stride, depth_stride, columns, column_stride, .. } = source;
     let used = width.min(columns - first);
-    for tap in 0..taps {
-        let out = &mut out[tap * depth * width..][..depth * width];
+    let start = tap * tap_stride + depths.start * depth_stride + first * column_stride;
+    if column_stride == 1 {
+        for (d, row) in out.chunks_exact_mut(width).enumerate() {
+            copy_padded(&values[start + d * depth_stride..][..used], row);
+        }
+    } else {
         if used < width {
             out.fill(0.0);
         }
-        if column_stride == 1 {
-            for (d, row) in out.chunks_exact_mut(width).enumerate() {
-                let from = &values[tap * tap_stride + d * depth_stride + first..];
-                // A length known to the compiler becomes a few moves; the general case a call.
-                match row.as_chunks_mut::<16>() {
-                    ([head], []) if used == 16 => *head = *from.first_chunk().expect("16 columns are used"),
-                    _ => row[..used].copy_from_slice(&from[..used]),
-                }
-            }
-        } else {
-            set.run(Turn { values: &values[tap * tap_stride + first * column_stride..], depth, depth_stride, column_stride, used, width, out });
+        set.run(Turn { values: &values[start..], depth: depths.len(), depth_stride, column_stride, used, width, out });
+    }
+}
+
+/// As much of `from` as `to` has room for, then zeros.
+#[inline(always)]
+fn copy_padded(from: &[f32], to: &mut [f32]) {
+    // A length known to the compiler becomes a few moves; the general case a call.
+    fn moved<const N: usize>(from: &[f32], to: &mut [f32]) -> bool {
+        match (from.first_chunk::<N>(), to.len() == N) {
+            (Some(from), true) => to.copy_from_slice(from),
+            _ => return false,
         }
+        true
+    }
+    if !moved::<32>(from, to) && !moved::<16>(from, to) {
+        let used = to.len().min(from.len());
+        to[..used].copy_from_slice(&from[..used]);
+        to[used..].fill(0.0);
     }
 }
 
 /// The panel of a B that lies column by column.
 struct Turn<'a> {
-    /// From the panel's first column on.
+    /// From the panel's first column and depth on.
     values: &'a [f32],
     depth: usize,
     depth_stride: usize,
