@@ -40,6 +40,31 @@ impl Convolution {
         (padded - self.kernel_size) / self.stride + 1
     }
 
+    /// The convolution of dy with the weights turned around that gives dx, padded so that it is as large as x; of 3x3 kernels with stride 1.
+    pub(crate) fn turned(&self) -> Option<Self> {
+        (self.stride == 1 && self.kernel_size == 3 && self.before <= 2 && self.after <= 2).then(|| Self {
+            height: self.output_height(),
+            width: self.output_width(),
+            input_channels: self.output_channels,
+            output_channels: self.input_channels,
+            before: 2 - self.before,
+            after: 2 - self.after,
+            ..*self
+        })
+    }
+
+    /// The weights as the forward pass multiplies with them.
+    pub(crate) fn weights<'a>(&self, values: &'a [f32]) -> Source<'a> {
+        let (depth, columns) = (self.input_channels, self.output_channels);
+        Source { values, taps: self.taps(), tap_stride: depth * columns, depth, depth_stride: columns, columns, column_stride: 1 }
+    }
+
+    /// The weights as dy is multiplied with them.
+    pub(crate) fn weights_turned<'a>(&self, values: &'a [f32]) -> Source<'a> {
+        let (depth, columns) = (self.output_channels, self.input_channels);
+        Source { values, taps: self.taps(), tap_stride: depth * columns, depth, depth_stride: 1, columns, column_stride: depth }
+    }
+
     pub(crate) fn taps(&self) -> usize {
         self.kernel_size * self.kernel_size
     }
@@ -69,17 +94,9 @@ pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: O
         assert!(bias.len() == output_channels, "convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
     }
     let rows = batch * shape.output_height() * shape.output_width();
-    let source = Source {
-        values: weight,
-        taps: shape.taps(),
-        tap_stride: input_channels * output_channels,
-        depth: input_channels,
-        depth_stride: output_channels,
-        columns: output_channels,
-        column_stride: 1,
-    };
+    let source = shape.weights(weight);
     if winograd::applies(&shape) {
-        return winograd::convolve(set, &Picture { x, shape, reversed: false }, &source, bias, y);
+        return winograd::convolve(set, &Picture { x, rounded: false, shape, reversed: false }, &source, bias, y);
     }
     let zeros = vec![0.0; input_channels];
     let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
@@ -100,27 +117,9 @@ pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     shape.check("convolution's input gradient", Some(dx.len()), Some(weight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
-    let source = Source {
-        values: weight,
-        taps: shape.taps(),
-        tap_stride: input_channels * output_channels,
-        depth: output_channels,
-        depth_stride: 1,
-        columns: input_channels,
-        column_stride: output_channels,
-    };
-    // With stride 1 a convolution of dy with the weights turned around, padded so that it is as large as x.
-    let turned = (stride == 1 && kernel_size == 3 && before <= 2 && shape.after <= 2).then(|| Convolution {
-        height: output_height,
-        width: output_width,
-        input_channels: output_channels,
-        output_channels: input_channels,
-        before: 2 - before,
-        after: 2 - shape.after,
-        ..shape
-    });
-    if let Some(shape) = turned.filter(winograd::applies) {
-        return winograd::convolve(set, &Picture { x: dy, shape, reversed: true }, &source, None, dx);
+    let source = shape.weights_turned(weight);
+    if let Some(shape) = shape.turned().filter(winograd::applies) {
+        return winograd::convolve(set, &Picture { x: dy, rounded: false, shape, reversed: true }, &source, None, dx);
     }
     let packed = Packed::new(set, &source, batch * height * width, true);
     let zeros = vec![0.0; output_channels];

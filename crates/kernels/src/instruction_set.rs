@@ -89,7 +89,12 @@ impl InstructionSet {
 
     /// Whether products of bf16 have units of their own, and so are faster than those of f32.
     pub fn has_bf16_units(self) -> bool {
-        matches!(self, Self::Avx512Bf16 | Self::Amx)
+        match self {
+            Self::Avx512Bf16 | Self::Amx => true,
+            #[cfg(test)]
+            Self::EmulatedAmx => true,
+            _ => false,
+        }
     }
 
     /// The name that `SMALTI_ISA` takes.

@@ -1,5 +1,6 @@
 //! What this machine can do at most, for a benchmark to compare with: fused multiply-adds that touch no memory, and memory traffic without arithmetic.
 
+use crate::bf16;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::Shared;
 use crate::threads::{count, each, part};
@@ -20,6 +21,20 @@ pub fn multiply_adds(rounds: usize) -> f64 {
         black_box(set.run(Chains { rounds }));
     });
     2.0 * (parts * rounds * CHAIN_COUNT * set.panel_width() / 2) as f64
+}
+
+/// The same with what products of bf16 are computed by: the units for bf16 where the instruction set has them, else those of f32.
+pub fn bf16_multiply_adds(rounds: usize) -> f64 {
+    let set = InstructionSet::current();
+    if !set.has_bf16_units() {
+        return multiply_adds(rounds);
+    }
+    let rounds = rounds.div_ceil(PARTS_PER_THREAD);
+    let parts = PARTS_PER_THREAD * count();
+    each(parts, |_| {
+        black_box(bf16::peak::chains(set, rounds, black_box(1.0)));
+    });
+    (parts * rounds * bf16::peak::flops_of_round(set)) as f64
 }
 
 /// a = b + factor * c: answers the bytes that were read and written (not those that a write fetches first).
@@ -128,5 +143,16 @@ mod tests {
         assert_eq!(set.run(Chains { rounds: 10 }), (CHAIN_COUNT * set.panel_width() / 2) as f32);
         let lanes = (set.panel_width() / 2) as f64;
         assert_eq!(multiply_adds(80), 2.0 * 12.0 * 80.0 * lanes * count() as f64);
+    }
+
+    #[test]
+    fn units_for_bf16_do_what_is_counted() {
+        let sets = InstructionSet::available().iter().copied().chain([InstructionSet::EmulatedAmx]);
+        for set in sets.filter(|set| set.has_bf16_units()) {
+            // With ones each multiply-add adds one to the sum of all results.
+            let sum = bf16::peak::chains(set, 10, 1.0);
+            assert_eq!(2.0 * f64::from(sum), (10 * bf16::peak::flops_of_round(set)) as f64, "{}", set.name());
+        }
+        assert!(bf16_multiply_adds(80) >= multiply_adds(80), "units for bf16 do no less in a round than those of f32");
     }
 }

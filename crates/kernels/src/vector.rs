@@ -59,6 +59,20 @@ pub(crate) trait Vector: Widening {
         Self::splat(0.0)
     }
 
+    /// The nearest bf16 of each lane, as `bf16::rounded` has it. (The compiler keeps the array in a register.)
+    #[inline(always)]
+    fn rounded_to_bf16(self) -> Self {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the array holds the widest vector.
+        unsafe {
+            self.store(lanes.as_mut_ptr());
+            for lane in &mut lanes[..Self::LANES] {
+                *lane = f32::from_bits(u32::from(crate::bf16::Element::bits(*lane)) << 16);
+            }
+            Self::load(lanes.as_ptr())
+        }
+    }
+
     /// Sum of all lanes, pairwise in a fixed order.
     #[inline(always)]
     fn sum(self) -> f32 {

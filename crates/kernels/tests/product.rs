@@ -78,6 +78,23 @@ fn threads_and_neighbouring_rows_change_no_bit() {
 }
 
 #[test]
+fn few_rows_are_shared_out_in_every_way_with_the_same_bits() {
+    // Whole rows of B or pieces of them, one slice of the depth or several, a last one that is short: against rows among many.
+    for (depth, columns) in [(100, 1100), (128, 200), (129, 200), (300, 1024), (300, 1025), (640, 40), (257, 5000)] {
+        let (a, b, bias) = (values(20 * depth, 1), values(depth * columns, 2), values(columns, 3));
+        on_each_set(|set| {
+            let mut all = poisoned(20 * columns);
+            multiply(&a, &b, false, Some(&bias), Sizes { rows: 20, depth, columns }, &mut all);
+            for (rows, thread_count) in [(1, 1), (1, 0), (2, 0), (3, 1), (3, 0), (16, 0)] {
+                let mut few = poisoned(rows * columns);
+                threads::install(thread_count, || multiply(&a[..rows * depth], &b, false, Some(&bias), Sizes { rows, depth, columns }, &mut few));
+                check_same(&format!("{} {rows} x {depth} x {columns}", set.name()), &few, &all[..rows * columns]);
+            }
+        });
+    }
+}
+
+#[test]
 fn batches_are_products_one_by_one() {
     let sizes = Sizes { rows: 33, depth: 70, columns: 41 };
     let (a, b) = (values(5 * 33 * 70, 1), values(5 * 70 * 41, 2));

@@ -4,7 +4,9 @@ use std::fmt;
 
 pub const PRECISIONS: [&str; 2] = ["f32", "bf16"];
 pub const START_UP: &str = "start_up";
-pub const PEAKS: [&str; 3] = ["peak_multiply_add", "peak_triad", "peak_read"];
+/// The most arithmetic, which is measured in each precision, and the most traffic, which has none.
+pub const ARITHMETIC: &str = "peak_multiply_add";
+pub const TRAFFIC: [&str; 2] = ["peak_triad", "peak_read"];
 /// Batches and picture sizes of the rows about scaling; the first of each list is row A.
 pub const BATCHES: [&str; 5] = ["A", "A_batch_2", "A_batch_4", "A_batch_8", "A_batch_16"];
 pub const SIZES: [&str; 4] = ["A_size_64", "A_size_128", "A", "A_size_512"];
@@ -54,7 +56,8 @@ impl fmt::Display for Pair {
 /// All of them, in the order in which they are measured: what matters most first.
 pub fn pairs() -> Vec<Pair> {
     let alone = |row: &'static str, precision: &'static str| Pair { row, precision, mode: None, threads: None };
-    let mut pairs: Vec<Pair> = PEAKS.map(|row| alone(row, "f32")).to_vec();
+    let mut pairs: Vec<Pair> = PRECISIONS.map(|precision| alone(ARITHMETIC, precision)).to_vec();
+    pairs.extend(TRAFFIC.map(|row| alone(row, "f32")));
     for precision in PRECISIONS {
         for row in OTHERS.iter().chain(&MAPS).copied() {
             pairs.extend(modes(row, precision).iter().map(|mode| Pair { mode: Some(mode), ..alone(row, precision) }));

@@ -1,6 +1,6 @@
 //! A run as people read it, and `ratios.json`; both written after every row, from the samples alone.
 
-use super::plan::{self, BATCHES, PEAKS, Pair, SIZES, START_UP, THREADED};
+use super::plan::{self, ARITHMETIC, BATCHES, Pair, SIZES, START_UP, THREADED, TRAFFIC};
 use super::ratios::{Ratio, Summary, ratios, target};
 use super::samples::{OURS, Samples, TORCH};
 use super::{Bench, machine};
@@ -77,24 +77,36 @@ fn megabytes(value: Option<f64>) -> String {
 
 /// What the machine can do, and the share of it that our rows reach.
 fn limits(text: &mut String, samples: &Samples, ratios: &[Ratio]) -> Result<()> {
-    let alone = |row: &'static str| Summary::of(samples, &Pair { row, precision: "f32", mode: None, threads: None }, OURS);
-    let [arithmetic, traffic @ ..] = PEAKS.map(alone);
-    let gflops = arithmetic.and_then(|peak| Some(peak.gflop? / peak.median_ms * 1e3));
-    let [triad, read] = traffic.map(|peak| peak.and_then(|peak| Some(peak.mbyte? / peak.median_ms)));
-    let (Some(gflops), Some(triad), Some(read)) = (gflops, triad, read) else { return Ok(()) };
-    writeln!(text, "\n## Shares of the machine's limits\n")?;
-    writeln!(
-        text,
-        "Measured: f32 multiply-adds {gflops:.0} GFLOP/s; memory {triad:.1} GB/s in a triad, {read:.1} GB/s reading. The bf16 units are not measured yet.\n"
-    )?;
-    writeln!(text, "| row | GFLOP | MB that must move | bound by | ours, share of limit | PyTorch, share of limit |\n|---|---|---|---|---|---|")?;
-    for ratio in ratios.iter().filter(|ratio| ratio.precision == "f32" && ratio.row != START_UP) {
-        let (Some(gflop), Some(mbyte)) = (ratio.ours.gflop, ratio.ours.mbyte) else { continue };
-        let (arithmetic_ms, traffic_ms) = (gflop / gflops * 1e3, mbyte / triad.max(read));
-        let bound = if arithmetic_ms > traffic_ms { "arithmetic" } else { "memory" };
-        let share = |ms: f64| 100.0 * arithmetic_ms.max(traffic_ms) / ms;
-        writeln!(text, "| {} | {gflop:.2} | {mbyte:.1} | {bound} | {:.0}% | {:.0}% |", ratio.row, share(ratio.ours_ms), share(ratio.torch_ms))?;
+    let alone = |row: &'static str, precision| Summary::of(samples, &Pair { row, precision, mode: None, threads: None }, OURS);
+    let [triad, read] = TRAFFIC.map(|row| alone(row, "f32").and_then(|peak| Some(peak.mbyte? / peak.median_ms)));
+    let (Some(triad), Some(read)) = (triad, read) else { return Ok(()) };
+    let mut tables = String::new();
+    let mut measured = Vec::new();
+    for precision in plan::PRECISIONS {
+        let Some(gflops) = alone(ARITHMETIC, precision).and_then(|peak| Some(peak.gflop? / peak.median_ms * 1e3)) else { continue };
+        measured.push(format!("multiply-adds for {precision} {gflops:.0} GFLOP/s"));
+        let rows = ratios.iter().filter(|ratio| ratio.precision == precision && ratio.row != START_UP);
+        let rows: Vec<(&Ratio, f64, f64)> = rows.filter_map(|ratio| Some((ratio, ratio.ours.gflop?, ratio.ours.mbyte?))).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        writeln!(
+            tables,
+            "\n| {precision} | GFLOP | MB that must move | bound by | ours, share of limit | PyTorch, share of limit |\n|---|---|---|---|---|---|"
+        )?;
+        for (ratio, gflop, mbyte) in rows {
+            let (arithmetic_ms, traffic_ms) = (gflop / gflops * 1e3, mbyte / triad.max(read));
+            let bound = if arithmetic_ms > traffic_ms { "arithmetic" } else { "memory" };
+            let share = |ms: f64| 100.0 * arithmetic_ms.max(traffic_ms) / ms;
+            writeln!(tables, "| {} | {gflop:.2} | {mbyte:.1} | {bound} | {:.0}% | {:.0}% |", ratio.row, share(ratio.ours_ms), share(ratio.torch_ms))?;
+        }
     }
+    if measured.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "\n## Shares of the machine's limits\n")?;
+    writeln!(text, "Measured: {}; memory {triad:.1} GB/s in a triad, {read:.1} GB/s reading.", measured.join(", "))?;
+    text.push_str(&tables);
     writeln!(text, "\nArithmetic is counted as the definition has it, so that an algorithm with fewer multiplications can pass 100%.")?;
     Ok(())
 }
@@ -153,16 +165,22 @@ mod tests {
         let good = Pair { row: "A", precision: "f32", mode: Some("f32-nhwc"), threads: None };
         let bad = Pair { row: "B", ..good };
         let side = |side: &str, ms: f64| Sample { ms: Some(ms), cpu_ms: Some(ms), gflop: Some(10.0), mbyte: Some(1.0), ..Sample::of(&good, side) };
-        let peak = |row: &'static str| {
-            let pair = Pair { row, precision: "f32", mode: None, threads: None };
-            Sample { ms: Some(10.0), gflop: Some(2.0), mbyte: Some(100.0), ..Sample::of(&pair, OURS) }
+        let peak = |row: &'static str, precision: &'static str, gflop: f64| {
+            let pair = Pair { row, precision, mode: None, threads: None };
+            Sample { ms: Some(10.0), gflop: Some(gflop), mbyte: Some(100.0), ..Sample::of(&pair, OURS) }
         };
+        let halved = Pair { precision: "bf16", mode: Some("bf16-nhwc"), ..good };
+        let half = |side: &str, ms: f64| Sample { ms: Some(ms), gflop: Some(10.0), mbyte: Some(0.5), ..Sample::of(&halved, side) };
         let mut lines = vec![side(OURS, 90.0), side(TORCH, 100.0), Sample::failed(&bad, "out of memory")];
-        lines.extend(PEAKS.map(peak)); // 200 GFLOP/s, 10 GB/s
+        lines.extend([half(OURS, 50.0), half(TORCH, 40.0)]);
+        lines.extend([peak(ARITHMETIC, "f32", 2.0), peak(ARITHMETIC, "bf16", 4.0)]); // 200 and 400 GFLOP/s
+        lines.extend(TRAFFIC.map(|row| peak(row, "f32", 0.0))); // 10 GB/s
         let samples = Samples::of(lines);
         let text = readme("", &samples, &ratios(&samples)).unwrap();
         assert!(text.contains("| A | 90.00 (90.00 - 90.00) | 100.00 (100.00 - 100.00) | f32-nhwc | 0.90 | 0.8 **above** | 0.90 |"), "{text}");
+        assert!(text.contains("multiply-adds for f32 200 GFLOP/s, multiply-adds for bf16 400 GFLOP/s; memory 10.0 GB/s"), "{text}");
         assert!(text.contains("| A | 10.00 | 1.0 | arithmetic | 56% | 50% |"), "{text}");
+        assert!(text.contains("| A | 10.00 | 0.5 | arithmetic | 50% | 62% |"), "{text}");
         assert!(text.contains("- B f32, against torch f32-nhwc: out of memory"), "{text}");
     }
 }

@@ -1,6 +1,8 @@
 //! Two-dimensional convolution of numbers rounded to bf16, channels last.
 //!
 //! The picture is rounded once into a copy with its border of zeros, so that every tap of every pixel lies a constant distance from the pixel.
+//!
+//! AVX512_BF16 multiplies at most twice as fast as f32, Winograd's filtering needs a quarter of the products: where that applies, its kernels of f32 are taken.
 
 use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
@@ -9,6 +11,7 @@ use crate::convolution::{self as plain, Convolution};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
+use crate::winograd::{self, Picture};
 use half::bf16;
 
 /// y = x * weight + bias.
@@ -24,6 +27,11 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [
 /// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy, not rounded.
 pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     weight_gradient_on(InstructionSet::current(), x, dy, shape, dweight, dbias);
+}
+
+/// Whether units for bf16 beat the kernels of f32, which may need a quarter of the products.
+fn units_are_faster(set: InstructionSet, filtered: bool) -> bool {
+    set.has_bf16_units() && !(filtered && set == InstructionSet::Avx512Bf16)
 }
 
 /// A picture rounded to bf16 inside its border of zeros.
@@ -60,8 +68,13 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     if let Some(bias) = bias {
         assert!(bias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
     }
-    if !set.has_bf16_units() {
-        return plain::forward_on(set, in_f32(set, x).as_slice(), in_f32(set, weight).as_slice(), bias, shape, y);
+    let filtered = winograd::applies(&shape);
+    if !units_are_faster(set, filtered) {
+        let weight = in_f32(set, weight);
+        if filtered {
+            return winograd::convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight.as_slice()), bias, y);
+        }
+        return plain::forward_on(set, in_f32(set, x).as_slice(), weight.as_slice(), bias, shape, y);
     }
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let mut picture = Bordered::new(set, x, [batch, height, width, input_channels], [before; 2], [after; 2]);
@@ -85,8 +98,14 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
 pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [f32]) {
     shape.check("bf16 convolution's input gradient", Some(dx.len()), Some(weight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
-    if !set.has_bf16_units() {
-        return plain::input_gradient_on(set, in_f32(set, weight).as_slice(), in_f32(set, dy).as_slice(), shape, dx);
+    let filtered = shape.turned().filter(winograd::applies);
+    if !units_are_faster(set, filtered.is_some()) {
+        let weight = in_f32(set, weight);
+        if let Some(turned) = filtered {
+            let picture = Picture { x: dy, rounded: true, shape: turned, reversed: true };
+            return winograd::convolve(set, &picture, &shape.weights_turned(weight.as_slice()), None, dx);
+        }
+        return plain::input_gradient_on(set, weight.as_slice(), in_f32(set, dy).as_slice(), shape, dx);
     }
     let output_size = [shape.output_height(), shape.output_width()];
     // dx at y sees dy at (y + before - tap) / stride, which reaches beyond both ends.
@@ -132,7 +151,7 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
     if let Some(dbias) = &dbias {
         assert!(dbias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
     }
-    if !set.has_bf16_units() {
+    if !units_are_faster(set, winograd::applies_to_weight_gradient(&shape)) {
         plain::weight_gradient_on(set, in_f32(set, x).as_slice(), in_f32(set, dy).as_slice(), shape, dweight, None);
         if let Some(dbias) = dbias {
             row_sums(set, dy, dbias);

@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::packing::{Element, WIDTH};
 use crate::memory::Shared;
-use crate::product::{STEP, Sizes, share_columns};
+use crate::product::{SLICE_DEPTH, STEP, Share, Sizes, in_slices, rows_ahead};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -12,53 +12,72 @@ use std::ops::Range;
 /// As `Block::run`; the processor has AVX512_BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn run(block: &Block) {
-    let rows = block.rows.len();
+    let pairs = block.depth / 2;
     for panel in block.panels.clone() {
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: each tile stays within the block: row + its height is at most the number of rows.
-            unsafe {
-                match rows - row {
-                    12.. => {
-                        tile::<12>(block, panel, row);
-                        row += 12;
-                    }
-                    4.. => {
-                        tile::<4>(block, panel, row);
-                        row += 4;
-                    }
-                    2.. => {
-                        tile::<2>(block, panel, row);
-                        row += 2;
-                    }
-                    _ => {
-                        tile::<1>(block, panel, row);
-                        row += 1;
-                    }
+        match block.taps {
+            // A product's sums are cut into slices as everywhere, for `few_rows`.
+            [_] if pairs > SLICE_DEPTH / 2 => {
+                for first in (0..pairs).step_by(SLICE_DEPTH / 2) {
+                    // SAFETY: the caller's promise.
+                    unsafe { rows(block, panel, first..(first + SLICE_DEPTH / 2).min(pairs)) };
+                }
+            }
+            // SAFETY: the caller's promise.
+            _ => unsafe { rows(block, panel, 0..pairs) },
+        }
+    }
+}
+
+/// All rows by one panel, some pairs of every tap.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn rows(block: &Block, panel: usize, pairs: Range<usize>) {
+    let rows = block.rows.len();
+    let mut row = 0;
+    while row < rows {
+        // SAFETY: each tile stays within the block: row + its height is at most the number of rows.
+        unsafe {
+            match rows - row {
+                12.. => {
+                    tile::<12>(block, panel, row, pairs.clone());
+                    row += 12;
+                }
+                4.. => {
+                    tile::<4>(block, panel, row, pairs.clone());
+                    row += 4;
+                }
+                2.. => {
+                    tile::<2>(block, panel, row, pairs.clone());
+                    row += 2;
+                }
+                _ => {
+                    tile::<1>(block, panel, row, pairs.clone());
+                    row += 1;
                 }
             }
         }
     }
 }
 
-/// M rows by one panel.
+/// M rows by one panel, some pairs of every tap: the first ones from the bias, later ones added to what y holds.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize) {
+unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize, pairs: Range<usize>) {
     let column = panel * WIDTH;
     let mask = u32::MAX >> (WIDTH - WIDTH.min(block.columns - column));
     let masks = [mask as u16, (mask >> 16) as u16];
+    let (first, add) = (pairs.start == 0, block.add || pairs.start > 0);
     // SAFETY: the fields hold what they promise; masked columns are not touched. A vector of 32-bit pairs is one of bf16, whatever its bits.
     unsafe {
         let load = |from: *const f32| [_mm512_maskz_loadu_ps(masks[0], from), _mm512_maskz_loadu_ps(masks[1], from.wrapping_add(16))];
         let mut sums = [[_mm512_setzero_ps(); 2]; M];
-        if let Some(bias) = block.bias {
+        if let Some(bias) = block.bias.filter(|_| first) {
             sums = [load(bias.as_ptr().add(column)); M];
         }
-        let mut b = block.panel(panel);
-        for tap in block.taps {
+        for (t, tap) in block.taps.iter().enumerate() {
+            let mut b = block.panel(panel).wrapping_add((t * block.depth / 2 + pairs.start) * WIDTH);
             let rows: [*const i32; M] = std::array::from_fn(|i| block.a.add(*block.rows.get_unchecked(row + i) + tap).cast());
-            for pair in 0..block.depth / 2 {
+            for pair in pairs.clone() {
                 let both = [b, b.wrapping_add(16)].map(|b| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast())));
                 for (sum, row) in sums.iter_mut().zip(rows) {
                     let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*row.add(pair)));
@@ -69,16 +88,41 @@ unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize) {
         }
         for (i, sum) in sums.into_iter().enumerate() {
             let out = block.out.add(*block.out_rows.get_unchecked(row + i) + column);
-            let old = if block.add { load(out) } else { [_mm512_setzero_ps(); 2] };
-            let sum = if block.add { [_mm512_add_ps(old[0], sum[0]), _mm512_add_ps(old[1], sum[1])] } else { sum };
+            let old = if add { load(out) } else { [_mm512_setzero_ps(); 2] };
+            let sum = if add { [_mm512_add_ps(old[0], sum[0]), _mm512_add_ps(old[1], sum[1])] } else { sum };
             _mm512_mask_storeu_ps(out, masks[0], sum[0]);
             _mm512_mask_storeu_ps(out.wrapping_add(16), masks[1], sum[1]);
         }
     }
 }
 
+/// Independent chains of `chains`, enough to hide the latency of a product.
+pub(super) const CHAIN_COUNT: usize = 12;
+
+/// The sum of `rounds` products of pairs in each of the chains, all factors with these bits.
+///
+/// # Safety
+/// The processor has AVX512_BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn chains(rounds: usize, factor: u16) -> f32 {
+    let pair = i32::from_ne_bytes((u32::from(factor) * 0x1_0001).to_ne_bytes());
+    // SAFETY: a vector of 32-bit pairs is one of bf16, whatever its bits.
+    let factor = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(std::hint::black_box(pair))) };
+    let mut chains = [_mm512_setzero_ps(); CHAIN_COUNT];
+    for _ in 0..rounds {
+        for chain in &mut chains {
+            *chain = _mm512_dpbf16_ps(*chain, factor, factor);
+        }
+    }
+    let mut sum = 0.0;
+    for chain in chains {
+        sum += _mm512_reduce_add_ps(chain);
+    }
+    sum
+}
+
 /// Pairs of depths whose weights are in registers together.
-const PAIR_STEP: usize = 2;
+const PAIR_STEP: usize = 4;
 
 /// y = a * b + bias for few rows, b [depth, columns] read where it lies: the sums of `tile`, bit for bit. The processor must have AVX512_BF16.
 pub(super) fn few_rows(a: &[f32], b: &[bf16], bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
@@ -91,24 +135,51 @@ pub(super) fn few_rows(a: &[f32], b: &[bf16], bias: Option<&[f32]>, sizes: Sizes
     };
     let pairs: Vec<u32> = (0..rows * stride).map(|i| pair(i / stride, i % stride)).collect();
     let out = Shared::new(y);
-    share_columns(sizes, bias, true, |here, sums| {
+    in_slices(
+        sizes,
+        bias,
+        true,
         // SAFETY: the caller's promise; the slices have the lengths of `sizes`, which the caller checked.
-        unsafe { add_pairs(&pairs, b, sizes, here.clone(), sums) };
-        for (row, sums) in sums.chunks_exact(here.len().next_multiple_of(STEP)).enumerate() {
-            // SAFETY: each task writes its own columns of every row.
-            unsafe { out.slice(row * columns + here.start, here.len()) }.copy_from_slice(&sums[..here.len()]);
-        }
-    });
+        |share| unsafe { add_pairs(&pairs, b, sizes, &share) },
+        // SAFETY: each row's columns are handed out once.
+        |row, here, sums| unsafe { out.slice(row * columns + here.start, here.len()) }.copy_from_slice(sums),
+    );
 }
 
-/// sums [rows][columns, rounded up to steps] += the products of all pairs.
+/// The share's sums += the products of its pairs.
 ///
 /// # Safety
-/// The processor has AVX512_BF16; `pairs` are [rows][depth / 2, rounded up], b [depth, columns].
+/// The processor has AVX512_BF16; `pairs` are [rows][depth / 2, rounded up], b [depth, columns], the share is one of `in_slices`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn add_pairs(pairs: &[u32], b: &[bf16], sizes: Sizes, here: Range<usize>, sums: &mut [f32]) {
+unsafe fn add_pairs(pairs: &[u32], b: &[bf16], sizes: Sizes, share: &Share) {
+    let mut pair = share.depths.start / 2;
+    // SAFETY: the caller's promise; slices begin at even depths.
+    unsafe {
+        while 2 * (pair + PAIR_STEP) <= share.depths.end {
+            step::<PAIR_STEP>(pairs, b, sizes, share, pair);
+            pair += PAIR_STEP;
+        }
+        while 2 * pair < share.depths.end {
+            step::<1>(pairs, b, sizes, share, pair);
+            pair += 1;
+        }
+    }
+}
+
+/// The same of K pairs from `pair` on, of which the last may lack its second half.
+///
+/// # Safety
+/// As `add_pairs`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn step<const K: usize>(pairs: &[u32], b: &[bf16], sizes: Sizes, share: &Share, pair: usize) {
     let Sizes { rows, depth, columns } = sizes;
-    let (stride, sum_stride) = (depth.div_ceil(2), here.len().next_multiple_of(STEP));
+    let (stride, here) = (depth.div_ceil(2), share.columns.clone());
+    let carry = share.carry(2 * pair..(2 * (pair + K)).min(depth));
+    // As in `product::few_rows`: what comes next lies on other pages.
+    let next = 2 * pair + rows_ahead(here.len() * size_of::<bf16>(), 2 * K);
+    let asked_for = if next + 2 * K <= share.end { next..next + 2 * K } else { 0..0 };
+    let whole = here.len() == columns;
     // Columns of two rows side by side: those numbered from 32 on come from the second row.
     let (mut first, mut second) = ([0u16; 32], [0u16; 32]);
     for i in 0..16 {
@@ -118,32 +189,36 @@ unsafe fn add_pairs(pairs: &[u32], b: &[bf16], sizes: Sizes, here: Range<usize>,
     // SAFETY: the arrays hold a vector each; the rest as the caller promised, masked columns are not touched.
     unsafe {
         let [first, second] = [first, second].map(|order| _mm512_loadu_si512(order.as_ptr().cast()));
-        for pair in (0..stride).step_by(PAIR_STEP) {
-            let count = PAIR_STEP.min(stride - pair);
-            for column in here.clone().step_by(STEP) {
-                let mask = u32::MAX >> (STEP - STEP.min(here.end - column));
-                let mut weights = [[_mm512_setzero_si512(); 2]; PAIR_STEP];
-                for (i, weights) in weights.iter_mut().enumerate().take(count) {
-                    let from = b.as_ptr().add(2 * (pair + i) * columns + column).cast::<i16>();
-                    let even = _mm512_maskz_loadu_epi16(mask, from);
-                    let odd = _mm512_maskz_loadu_epi16(if 2 * (pair + i) + 1 < depth { mask } else { 0 }, from.wrapping_add(columns));
-                    *weights = [_mm512_permutex2var_epi16(even, first, odd), _mm512_permutex2var_epi16(even, second, odd)];
+        for column in here.clone().step_by(STEP) {
+            let mask = u32::MAX >> (STEP - STEP.min(here.end - column));
+            let mut weights = [[_mm512_setzero_si512(); 2]; K];
+            for (i, weights) in weights.iter_mut().enumerate() {
+                let from = b.as_ptr().add(2 * (pair + i) * columns + column).cast::<i16>();
+                let even = _mm512_maskz_loadu_epi16(mask, from);
+                let odd = _mm512_maskz_loadu_epi16(if 2 * (pair + i) + 1 < depth { mask } else { 0 }, from.wrapping_add(columns));
+                *weights = [_mm512_permutex2var_epi16(even, first, odd), _mm512_permutex2var_epi16(even, second, odd)];
+            }
+            for row in 0..rows {
+                let at = row * carry.stride + column - here.start;
+                let mut sum = [_mm512_setzero_ps(); 2];
+                if !carry.from.is_null() {
+                    sum = [_mm512_loadu_ps(carry.from.add(at)), _mm512_loadu_ps(carry.from.add(at + 16))];
                 }
-                for row in 0..rows {
-                    let to = sums.as_mut_ptr().add(row * sum_stride + column - here.start);
-                    let mut sum = [_mm512_loadu_ps(to), _mm512_loadu_ps(to.add(16))];
-                    for (i, weights) in weights.iter().enumerate().take(count) {
-                        let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*pairs.get_unchecked(row * stride + pair + i) as i32));
-                        let weights = weights.map(|weights| std::mem::transmute::<__m512i, __m512bh>(weights));
-                        sum = [_mm512_dpbf16_ps(sum[0], a, weights[0]), _mm512_dpbf16_ps(sum[1], a, weights[1])];
-                    }
-                    _mm512_storeu_ps(to, sum[0]);
-                    _mm512_storeu_ps(to.add(16), sum[1]);
+                for (i, weights) in weights.iter().enumerate() {
+                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(*pairs.get_unchecked(row * stride + pair + i) as i32));
+                    let weights = weights.map(|weights| std::mem::transmute::<__m512i, __m512bh>(weights));
+                    sum = [_mm512_dpbf16_ps(sum[0], a, weights[0]), _mm512_dpbf16_ps(sum[1], a, weights[1])];
                 }
-                // As in `product::few_rows`: what comes next lies on other pages.
-                for d in 2 * (pair + PAIR_STEP)..2 * (pair + 2 * PAIR_STEP) {
-                    _mm_prefetch::<_MM_HINT_T0>(b.as_ptr().wrapping_add(d * columns + column).cast());
+                let to = carry.to.add(at);
+                if carry.add {
+                    sum = [_mm512_add_ps(_mm512_loadu_ps(to), sum[0]), _mm512_add_ps(_mm512_loadu_ps(to.add(16)), sum[1])];
                 }
+                _mm512_storeu_ps(to, sum[0]);
+                _mm512_storeu_ps(to.add(16), sum[1]);
+            }
+            for (i, d) in asked_for.clone().enumerate() {
+                let from = if whole { next * columns + (column - here.start) * 2 * K + i * STEP } else { d * columns + column };
+                _mm_prefetch::<_MM_HINT_T0>(b.as_ptr().wrapping_add(from).cast());
             }
         }
     }

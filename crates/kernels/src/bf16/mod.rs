@@ -14,6 +14,7 @@ pub mod convolution;
 #[cfg(target_arch = "x86_64")]
 mod dot; //         the same with AVX512_BF16
 mod packing; //     rounding, rows, panels, transposition
+pub(crate) mod peak; // what the units can do at most
 pub mod product;
 mod rows; //        y = A B
 mod sums; //        y = A^T B

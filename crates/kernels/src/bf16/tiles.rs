@@ -61,6 +61,44 @@ pub(super) unsafe fn run(block: &Block, mut tiles: impl Tiles) {
     }
 }
 
+/// The sum of `rounds` multiplications into each of the four tiles of results, all factors with these bits.
+///
+/// # Safety
+/// The processor has the instructions of `tiles`.
+pub(super) unsafe fn chains(mut tiles: impl Tiles, rounds: usize, factor: u16) -> f32 {
+    #[repr(C, align(64))]
+    struct Factors([u16; DEPTH]);
+    let factors = Factors([factor; DEPTH]);
+    let mut results = Results([0.0; 2 * HEIGHT * WIDTH]);
+    let row = std::hint::black_box(factors.0.as_ptr().cast::<u8>());
+    // SAFETY: rows 0 bytes apart are all the one that is there; `results` holds two tiles side by side, twice.
+    unsafe {
+        tiles.configure();
+        tiles.zero::<0>();
+        tiles.zero::<1>();
+        tiles.zero::<2>();
+        tiles.zero::<3>();
+        tiles.load::<4>(row, 0);
+        tiles.load::<5>(row, 0);
+        tiles.load::<6>(row, 0);
+        tiles.load::<7>(row, 0);
+        for _ in 0..rounds {
+            tiles.multiply::<0, 4, 6>();
+            tiles.multiply::<1, 4, 7>();
+            tiles.multiply::<2, 5, 6>();
+            tiles.multiply::<3, 5, 7>();
+        }
+        let to = results.0.as_mut_ptr().cast::<u8>();
+        let stride = WIDTH * size_of::<f32>();
+        tiles.store::<0>(to, stride);
+        tiles.store::<1>(to.add(stride / 2), stride);
+        tiles.store::<2>(to.add(HEIGHT * stride), stride);
+        tiles.store::<3>(to.add(HEIGHT * stride + stride / 2), stride);
+        tiles.release();
+    }
+    results.0.iter().sum()
+}
+
 /// Up to 16 rows of A as tile loads want them: a constant number of bytes apart.
 struct Operand {
     /// Where the first row's values for tap number t lie: first + taps[t] where they lie in A, first + t * 16 * depth where they were gathered.

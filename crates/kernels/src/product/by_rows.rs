@@ -1,14 +1,14 @@
 //! y = A B with rows of A found through pointers.
 
 use super::packing::{Packed, Source, load_pair, pack_slice, store_pair};
-use super::{DEPTH_BLOCK, PARALLEL_FROM};
+use super::{PARALLEL_FROM, SLICE_DEPTH};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
 use crate::threads::{count, each, part};
 use crate::vector::Vector;
 use std::ops::Range;
 
-/// Rows of a task: 96 * DEPTH_BLOCK floats stay in the second-level cache.
+/// Rows of a task: 96 * SLICE_DEPTH floats stay in the second-level cache.
 const ROW_BLOCK: usize = 96;
 
 /// Up to so many rows B is copied into panels piece by piece, just before they are multiplied: each piece then waits in the caches, where a copy of all of B
@@ -107,11 +107,11 @@ struct RowBlock<'a> {
     out: *mut f32,
 }
 
-/// Taps and depths that are summed before the sums go back to y.
+/// Taps and depths that are summed before the sums are added to y.
 struct Slice {
     taps: Range<usize>,
     depths: Range<usize>,
-    /// The sums begin here.
+    /// There is nothing in y yet.
     first: bool,
 }
 
@@ -177,12 +177,12 @@ impl Kernel for Pieces<'_> {
 }
 
 impl RowBlock<'_> {
-    /// Whole taps while they fit into a block, else slices of one tap; of an empty sum one empty slice. This order is the same for every row.
+    /// Whole taps while they fit into a slice, else slices of one tap; of an empty sum one empty slice. This order is the same for every row.
     #[inline(always)]
     fn slices(&self) -> impl Iterator<Item = Slice> + use<> {
         let (depth, tap_count) = (self.depth, self.taps.len());
-        let depth_step = depth.clamp(1, DEPTH_BLOCK);
-        let tap_step = (DEPTH_BLOCK / depth.max(1)).max(1);
+        let depth_step = depth.clamp(1, SLICE_DEPTH);
+        let tap_step = (SLICE_DEPTH / depth.max(1)).max(1);
         let (depth_count, count) = (depth.div_ceil(depth_step), if depth == 0 { 0 } else { tap_count.div_ceil(tap_step) * depth.div_ceil(depth_step) });
         (0..count.max(1)).map(move |index| {
             let (tap, d) = (index / depth_count.max(1) * tap_step, index % depth_count.max(1) * depth_step);
@@ -233,7 +233,7 @@ impl RowBlock<'_> {
         }
     }
 
-    /// M rows by one panel of columns, over a slice: from the bias if it is the first, else from what y holds.
+    /// M rows by one panel of columns, over a slice: from the bias if it is the first, else added to what y holds.
     #[inline(always)]
     unsafe fn tile<V: Vector, const M: usize>(&self, panel: usize, row: usize, slice: &Slice, piece: Piece) {
         let width = 2 * V::LANES;
@@ -243,12 +243,7 @@ impl RowBlock<'_> {
         unsafe {
             let out: [*mut f32; M] = std::array::from_fn(|i| self.out.add(*self.offsets.get_unchecked(row + i) + column));
             let mut sums = [[V::zero(); 2]; M];
-            if !slice.first {
-                // Not `map`, whose closure would be compiled without this instruction set.
-                for (sum, out) in sums.iter_mut().zip(out) {
-                    *sum = load_pair(out, used);
-                }
-            } else if let Some(bias) = self.bias {
+            if let Some(bias) = self.bias.filter(|_| slice.first) {
                 sums = [load_pair(bias.as_ptr().add(column), used); M];
             }
             for t in slice.taps.clone() {
@@ -264,7 +259,11 @@ impl RowBlock<'_> {
                     b = b.wrapping_add(piece.b_stride);
                 }
             }
-            for (sum, out) in sums.into_iter().zip(out) {
+            for (mut sum, out) in sums.into_iter().zip(out) {
+                if !slice.first {
+                    let before = load_pair::<V>(out, used);
+                    sum = [before[0].add(sum[0]), before[1].add(sum[1])];
+                }
                 store_pair(sum, out, used);
             }
         }

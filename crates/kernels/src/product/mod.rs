@@ -1,8 +1,8 @@
 //! Matrix products on packed panels; the same two drivers carry convolution and attention.
 //!
 //! `by_rows` computes y = A B where rows of A are found through pointers, one per tap (a plain product has one tap, a convolution
-//! kernel * kernel), so that no picture is unfolded in memory. Each element of y is one chain of fused multiply-adds over taps and depth in rising order,
-//! starting from the bias: the blocking, the other rows and the threads cannot change it.
+//! kernel * kernel), so that no picture is unfolded in memory. Taps and depth are cut into slices by the sizes alone. Each element of y is the sum of its
+//! slices in rising order, each slice a chain of fused multiply-adds, the first one starting from the bias: the other rows and the threads cannot change it.
 //! `few_rows` computes the same where A has a few rows only, bit for bit.
 //! `by_columns` computes A^T B, a sum over rows: weight gradients. Rows are cut into parts fixed by the shape; parts are added in order.
 
@@ -20,11 +20,14 @@ pub(crate) use by_columns::by_columns;
 pub(crate) use by_rows::{by_rows, by_rows_of_panels};
 pub(crate) use few_rows::{FEW_ROWS, few_rows};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use few_rows::{STEP, share_columns};
+pub(crate) use few_rows::{STEP, Share, in_slices, rows_ahead};
 pub(crate) use packing::{Packed, Rows, Source, load_pair, pack_panel, store_pair};
 
 /// Depth of a panel of B that stays in the first-level cache while rows pass by: 256 * 16 floats are 16 KiB.
 const DEPTH_BLOCK: usize = 256;
+/// Most depth of a slice of `by_rows` and `few_rows`. Slices of few rows are read by one thread each, whole rows of B one behind the other: short enough that
+/// common depths give every thread as many.
+pub(crate) const SLICE_DEPTH: usize = 128;
 /// Products with fewer multiply-adds than this stay on one thread: handing over would cost more.
 const PARALLEL_FROM: usize = 64 * 1024;
 

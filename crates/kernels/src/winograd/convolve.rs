@@ -17,6 +17,8 @@ const BLOCK_SIZE: usize = 128 * 1024;
 /// A convolution whose input is x [batch, height, width, channels] and whose weights are `weights`' nine taps.
 pub(crate) struct Picture<'a> {
     pub x: &'a [f32],
+    /// Whether x is rounded to bf16 on the way.
+    pub rounded: bool,
     /// `input_channels` and `output_channels` are those of this pass, and `before` its padding.
     pub shape: Convolution,
     /// Whether the taps come last to first: the gradient for the input.
@@ -132,7 +134,10 @@ impl Kernel for Tiles<'_> {
         for place in 0..self.tiles.len() {
             let at = self.grid.position(self.tiles.start + place);
             // SAFETY: every point has a row of `depth` floats for this tile.
-            unsafe { input_points::<V>(self.picture.x, &self.picture.shape, at, self.input[place * depth..].as_mut_ptr(), apart(self.tiles.len() * depth)) };
+            unsafe {
+                let to = self.input[place * depth..].as_mut_ptr();
+                input_points::<V>(self.picture.x, self.picture.rounded, &self.picture.shape, at, to, apart(self.tiles.len() * depth));
+            }
         }
         let width = 2 * V::LANES;
         for panel in 0..output_channels.div_ceil(width) {

@@ -138,11 +138,11 @@ fn pixels<V: Vector>(m: [V; SPAN]) -> [V; TILE] {
     ]
 }
 
-/// Takes a tile of x [batch, height, width, input_channels] to its 36 values, zeros where it reaches beyond the picture.
+/// Takes a tile of x [batch, height, width, input_channels], `rounded` to bf16 if so asked, to its 36 values, zeros where it reaches beyond the picture.
 /// # Safety
 /// `input_channels` floats can be written at `out` and at each of the 35 places `point_len` floats apart behind it.
 #[inline(always)]
-unsafe fn input_points<V: Vector>(x: &[f32], shape: &Convolution, at: Position, out: *mut f32, point_len: usize) {
+unsafe fn input_points<V: Vector>(x: &[f32], rounded: bool, shape: &Convolution, at: Position, out: *mut f32, point_len: usize) {
     let &Convolution { height, width, input_channels: channels, before, .. } = shape;
     let x = &x[at.picture * height * width * channels..][..height * width * channels];
     // Where each pixel begins in x, or beyond x in the padding: before the first row or column, subtraction gives a number beyond any picture.
@@ -167,6 +167,9 @@ unsafe fn input_points<V: Vector>(x: &[f32], shape: &Convolution, at: Position, 
                     let offset = offsets[i][j];
                     if offset != usize::MAX {
                         *d = load(x.as_ptr().add(offset + start), count);
+                        if rounded {
+                            *d = d.rounded_to_bf16();
+                        }
                     }
                 }
                 *column = pixel_points(d);

@@ -148,7 +148,14 @@ impl Kernel for Transform<'_> {
             let tile = self.tiles.start + place;
             // SAFETY: every point has a row of the input's channels for this tile.
             unsafe {
-                input_points::<V>(self.x, self.shape, self.grid.position(tile), self.input.add(place * input_channels), apart(tile_count * input_channels))
+                input_points::<V>(
+                    self.x,
+                    false,
+                    self.shape,
+                    self.grid.position(tile),
+                    self.input.add(place * input_channels),
+                    apart(tile_count * input_channels),
+                )
             };
             for start in (0..self.pixel_sums.len()).step_by(V::LANES) {
                 // SAFETY: every point has the panel's width for this tile in each panel, of which a vector begins here; so do the sums.

@@ -4,6 +4,7 @@ use super::row::Prepared;
 use burn::tensor::{Device, Tensor, TensorData};
 use smalti_kernels::peak;
 use smalti_nn::ops::{self, Activation, Mask, Padding};
+use smalti_nn::precision::{self, Precision};
 
 /// Far beyond any cache: 64 MiB.
 const TRAFFIC_LENGTH: usize = 16 << 20;
@@ -13,10 +14,15 @@ const HEADS: usize = 8;
 const HEAD_CHANNELS: usize = 64;
 const GROUP_COUNT: usize = 32;
 
+/// Of the units that products of this precision are computed by.
 pub fn multiply_adds() -> Prepared {
-    let flops = peak::multiply_adds(MULTIPLY_ADD_ROUNDS);
-    let body = Box::new(|| {
-        peak::multiply_adds(MULTIPLY_ADD_ROUNDS);
+    let run = match precision::current() {
+        Precision::F32 => peak::multiply_adds,
+        Precision::Bf16 => peak::bf16_multiply_adds,
+    };
+    let flops = run(MULTIPLY_ADD_ROUNDS);
+    let body = Box::new(move || {
+        run(MULTIPLY_ADD_ROUNDS);
     });
     Prepared { body, units: 1, flops, bytes: 0.0 }
 }
