@@ -1,6 +1,8 @@
 //! Cross-entropy of rows of logits against one class each, with label smoothing, without keeping the probabilities.
 //!
 //! loss = log sum exp(logits) - (1 - smoothing) * logit of the target - smoothing * mean of the logits
+//!
+//! All of it relative to the largest logit: differences of numbers near each other stay exact, where those of a row far from zero would not.
 
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::Shared;
@@ -20,13 +22,13 @@ pub fn forward(logits: &[f32], targets: &[usize], smoothing: f32, losses: &mut [
     each(rows.div_ceil(ROW_BLOCK), |block| {
         for row in block * ROW_BLOCK..((block + 1) * ROW_BLOCK).min(rows) {
             let logits = &logits[row * classes..][..classes];
-            let (log_sum, mean) = set.run(LogSum { logits });
+            let LogSum { largest, log_sum, mean } = set.run(Row { logits });
+            // Without smoothing a forbidden class (-inf) must not count.
+            let spread = if smoothing == 0.0 { 0.0 } else { smoothing * (log_sum - mean) };
             // SAFETY: each row belongs to one task.
             unsafe {
-                *log_sums.at(row) = log_sum;
-                // Without smoothing a forbidden class (-inf) must not count.
-                let spread = if smoothing == 0.0 { 0.0 } else { smoothing * mean };
-                *losses.at(row) = log_sum - (1.0 - smoothing) * logits[targets[row]] - spread;
+                *log_sums.at(row) = largest + log_sum;
+                *losses.at(row) = (1.0 - smoothing) * (log_sum - (logits[targets[row]] - largest)) + spread;
             }
         }
     });
@@ -61,44 +63,52 @@ fn check(name: &str, logits: &[f32], targets: &[usize]) -> usize {
     classes
 }
 
-/// -> (logarithm of the sum of exponentials, mean)
-struct LogSum<'a> {
+struct Row<'a> {
     logits: &'a [f32],
 }
 
-impl Kernel for LogSum<'_> {
-    type Output = (f32, f32);
+/// The largest logit, and relative to it the logarithm of the sum of exponentials and the mean.
+struct LogSum {
+    largest: f32,
+    log_sum: f32,
+    mean: f32,
+}
+
+impl Kernel for Row<'_> {
+    type Output = LogSum;
 
     #[inline(always)]
-    fn run<V: Vector>(self) -> (f32, f32) {
+    fn run<V: Vector>(self) -> LogSum {
         let len = self.logits.len();
         let at = self.logits.as_ptr();
         // SAFETY: every access is to whole vectors inside the row; the rest is done one by one.
         unsafe {
-            let (mut largest, mut sum) = (V::splat(f32::NEG_INFINITY), V::zero());
+            let mut largest = V::splat(f32::NEG_INFINITY);
             let mut i = 0;
             while i + V::LANES <= len {
-                let value = V::load(at.add(i));
-                largest = largest.max(value);
-                sum = sum.add(value);
+                largest = largest.max(V::load(at.add(i)));
                 i += V::LANES;
             }
-            let (mut largest, mut sum) = (largest.largest(), sum.sum());
+            let mut largest = largest.largest();
             for value in &self.logits[i..] {
-                sum += value;
                 if *value > largest || value.is_nan() {
                     largest = *value;
                 }
             }
             let shift = V::splat(largest);
-            let mut exponentials = V::zero();
+            let (mut exponentials, mut sum) = (V::zero(), V::zero());
             let mut i = 0;
             while i + V::LANES <= len {
-                exponentials = exponentials.add(exp(V::load(at.add(i)).sub(shift)));
+                let value = V::load(at.add(i)).sub(shift);
+                (exponentials, sum) = (exponentials.add(exp(value)), sum.add(value));
                 i += V::LANES;
             }
-            let rest: f32 = self.logits[i..].iter().map(|value| (value - largest).exp()).sum();
-            (largest + (exponentials.sum() + rest).ln(), sum / len as f32)
+            let (mut exponentials, mut sum) = (exponentials.sum(), sum.sum());
+            for value in &self.logits[i..] {
+                exponentials += (value - largest).exp();
+                sum += value - largest;
+            }
+            LogSum { largest, log_sum: exponentials.ln(), mean: sum / len as f32 }
         }
     }
 }
