@@ -103,11 +103,8 @@ impl Kernel for Row<'_> {
                 (exponentials, sum) = (exponentials.add(exp(value)), sum.add(value));
                 i += V::LANES;
             }
-            let (mut exponentials, mut sum) = (exponentials.sum(), sum.sum());
-            for value in &self.logits[i..] {
-                exponentials += (value - largest).exp();
-                sum += value - largest;
-            }
+            let rest = self.logits[i..].iter().map(|value| value - largest);
+            let (exponentials, sum) = (exponentials.sum() + rest.clone().map(f32::exp).sum::<f32>(), sum.sum() + rest.sum::<f32>());
             LogSum { largest, log_sum: exponentials.ln(), mean: sum / len as f32 }
         }
     }

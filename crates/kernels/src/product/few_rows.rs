@@ -1,7 +1,7 @@
 //! y = A B for so few rows of A that reading B is all that costs: token-by-token decoding.
 //!
-//! B is read once, where it lies. Each slice of the depth is a task, which reads whole rows of B one behind the other, as memory likes it best; its sums wait in
-//! the caches, and slices are added in order at the end. Each element is the same sum as in `by_rows`, so a row's result does not depend on how many rows come
+//! B is read once, where it lies. With one row or two and not too many columns each slice of the depth is a task, which reads whole rows of B one behind the other,
+//! as memory likes it best; else some columns are, in all slices. Sums wait in the caches, and slices are added in order. Each element is the same sum as in `by_rows`, so a row's result does not depend on how many rows come
 //! with it. Weights of 16 or 8 bits are widened on the way into registers, which is exact.
 
 use super::{PARALLEL_FROM, SLICE_DEPTH, Sizes};
