@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-/// Buffers kept per thread; more would only pile up after an unusually deep nest of calls.
-const KEPT_COUNT: usize = 8;
+/// Buffers kept per thread, the longest of all: attention has one for each head of each picture at the same time, which must not push out that of a
+/// convolution's weights.
+const KEPT_COUNT: usize = 32;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -23,8 +24,9 @@ impl Scratch {
     pub fn new(len: usize) -> Self {
         let needed = len.div_ceil(16).max(1);
         let mut lines = KEPT.with_borrow_mut(|kept| {
-            let best = (0..kept.len()).filter(|&i| kept[i].len() >= needed).min_by_key(|&i| kept[i].len());
-            best.or_else(|| kept.len().checked_sub(1)).map(|i| kept.swap_remove(i)).unwrap_or_default()
+            let fitting = (0..kept.len()).filter(|&i| kept[i].len() >= needed).min_by_key(|&i| kept[i].len());
+            // Where none fits, a longer one takes the place of the longest, so that as few as possible become long.
+            fitting.or_else(|| (0..kept.len()).max_by_key(|&i| kept[i].len())).map(|i| kept.swap_remove(i)).unwrap_or_default()
         });
         if lines.len() < needed {
             lines = vec![Line([0.0; 16]); needed]; // a fresh zeroed block costs less than growing, which would copy the old content
@@ -62,8 +64,11 @@ impl Drop for Scratch {
         // At the end of a thread the list may be gone already; then the buffer is simply freed.
         let _ = KEPT.try_with(|kept| {
             let mut kept = kept.borrow_mut();
-            if kept.len() < KEPT_COUNT {
-                kept.push(lines);
+            kept.push(lines);
+            if kept.len() > KEPT_COUNT
+                && let Some(shortest) = (0..kept.len()).min_by_key(|&i| kept[i].len())
+            {
+                kept.swap_remove(shortest);
             }
         });
     }
@@ -116,5 +121,36 @@ impl<T> Shared<T> {
     pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the long buffer lies after more small ones than are kept were in use at the same time and went in the order they came or the other way round.
+    #[test]
+    fn many_small_buffers_do_not_push_out_a_long_one() {
+        for reversed in [false, true] {
+            let place = |len: usize| Scratch::new(len).as_slice().as_ptr();
+            let long = place(100_000);
+            let mut small: Vec<Scratch> = (0..2 * KEPT_COUNT).map(|_| Scratch::new(1000)).collect();
+            if reversed {
+                small.reverse();
+            }
+            drop(small);
+            assert_eq!(place(100_000), long, "reversed: {reversed}");
+            assert_eq!(place(60_000), long, "the shortest that fits is the long one");
+            KEPT.with_borrow(|kept| assert_eq!(kept.len(), KEPT_COUNT));
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_grows_takes_the_place_of_one_that_is_too_short() {
+        drop([Scratch::new(16), Scratch::new(160)]);
+        drop(Scratch::new(1600));
+        let mut kept: Vec<usize> = KEPT.with_borrow(|kept| kept.iter().map(Vec::len).collect());
+        kept.sort_unstable();
+        assert_eq!(kept, [1, 100]);
     }
 }

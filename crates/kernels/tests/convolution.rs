@@ -71,6 +71,8 @@ fn long_sums_keep_their_accuracy() {
     let shape = Convolution { batch: 1, height: 16, width: 16, input_channels: 512, output_channels: 17, kernel_size: 3, stride: 1, before: 1, after: 1 };
     check(shape, 8);
     check(Convolution { input_channels: 17, output_channels: 512, ..shape }, 9);
+    // So many weights that panels are transformed one by one.
+    check(Convolution { height: 17, width: 15, input_channels: 520, output_channels: 516, ..shape }, 10);
 }
 
 /// More tiles than a block of the weights' gradient holds, and more output channels than a group.

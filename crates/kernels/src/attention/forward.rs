@@ -8,7 +8,7 @@ use super::few_queries::{FEW_QUERIES, few_queries};
 use super::{Attention, Heads, Plane, Strides};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
-use crate::product::{Packed, load_pair, pack_panel, store_pair};
+use crate::product::{Packed, pack_panel};
 use crate::threads::{count, each};
 use crate::vector::{Vector, exp2_up_to_zero};
 use std::f32::consts::LOG2_E;
@@ -243,28 +243,39 @@ impl Chunk<'_> {
         let mut factors = [0.0; PANEL_VECTORS * MOST_LANES];
         // SAFETY: the scores of all lanes and keys were written above.
         unsafe { self.exponentials::<V, N>(&mut factors) };
-        for column in (0..self.pair.shape.channels).step_by(2 * V::LANES) {
-            let mut row = 0;
-            while row < self.queries.len() {
-                // SAFETY: each tile stays within the queries: row + its height is at most their number.
-                unsafe {
-                    match self.queries.len() - row {
-                        left if left >= M => {
-                            self.value_tile::<V, M>(column, row, pitch, &factors);
-                            row += M;
-                        }
-                        left if left >= 4 => {
-                            self.value_tile::<V, 4>(column, row, pitch, &factors);
-                            row += 4;
-                        }
-                        left if left >= 2 => {
-                            self.value_tile::<V, 2>(column, row, pitch, &factors);
-                            row += 2;
-                        }
-                        _ => {
-                            self.value_tile::<V, 1>(column, row, pitch, &factors);
-                            row += 1;
-                        }
+        let channels = self.pair.shape.channels;
+        for column in (0..channels).step_by(2 * V::LANES) {
+            if channels - column > V::LANES {
+                self.value_tiles::<V, 2, M>(column, pitch, &factors);
+            } else {
+                self.value_tiles::<V, 1, M>(column, pitch, &factors);
+            }
+        }
+    }
+
+    /// Adds the chunk's weighted values to the sums of all queries, in C vectors of channels.
+    #[inline(always)]
+    fn value_tiles<V: Vector, const C: usize, const M: usize>(&mut self, column: usize, pitch: usize, factors: &[f32]) {
+        let mut row = 0;
+        while row < self.queries.len() {
+            // SAFETY: each tile stays within the queries: row + its height is at most their number.
+            unsafe {
+                match self.queries.len() - row {
+                    left if left >= M => {
+                        self.value_tile::<V, C, M>(column, row, pitch, factors);
+                        row += M;
+                    }
+                    left if left >= 4 => {
+                        self.value_tile::<V, C, 4>(column, row, pitch, factors);
+                        row += 4;
+                    }
+                    left if left >= 2 => {
+                        self.value_tile::<V, C, 2>(column, row, pitch, factors);
+                        row += 2;
+                    }
+                    _ => {
+                        self.value_tile::<V, C, 1>(column, row, pitch, factors);
+                        row += 1;
                     }
                 }
             }
@@ -353,32 +364,40 @@ impl Chunk<'_> {
         }
     }
 
-    /// Adds the chunk's weighted values to the sums of M queries, in two vectors of channels.
+    /// Adds the chunk's weighted values to the sums of M queries, in C vectors of channels.
     #[inline(always)]
-    unsafe fn value_tile<V: Vector, const M: usize>(&mut self, column: usize, row: usize, pitch: usize, factors: &[f32]) {
+    unsafe fn value_tile<V: Vector, const C: usize, const M: usize>(&mut self, column: usize, row: usize, pitch: usize, factors: &[f32]) {
         let (base, panel_stride, stride) = self.values.layout(2 * V::LANES);
         // SAFETY: M rows of sums and lanes of scores follow, and the values of every key of the chunk are packed.
         unsafe {
             let out = self.sums.as_mut_ptr().add(row * self.out_pitch + column);
-            let mut sums = [[V::zero(); 2]; M];
-            for (i, sum) in sums.iter_mut().enumerate() {
+            let mut sums = [[V::zero(); C]; M];
+            for (i, sums) in sums.iter_mut().enumerate() {
                 let factor = V::splat(*factors.as_ptr().add(row + i));
-                let old = load_pair::<V>(out.add(i * self.out_pitch), 2 * V::LANES);
-                *sum = [old[0].mul(factor), old[1].mul(factor)];
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum = V::load(out.add(i * self.out_pitch + c * V::LANES)).mul(factor);
+                }
             }
             let mut values = base.add(column / (2 * V::LANES) * panel_stride + self.keys.start * stride);
             let mut weights = self.scores.as_ptr().add(row);
             for _ in 0..self.keys.len() {
-                let pair = [V::load(values), V::load(values.add(V::LANES))];
-                for (i, sum) in sums.iter_mut().enumerate() {
+                let mut vectors = [V::zero(); C];
+                for (c, vector) in vectors.iter_mut().enumerate() {
+                    *vector = V::load(values.add(c * V::LANES));
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
                     let weight = V::splat(*weights.add(i));
-                    *sum = [weight.mul_add(pair[0], sum[0]), weight.mul_add(pair[1], sum[1])];
+                    for (sum, vector) in sums.iter_mut().zip(vectors) {
+                        *sum = weight.mul_add(vector, *sum);
+                    }
                 }
                 values = values.wrapping_add(stride);
                 weights = weights.wrapping_add(pitch);
             }
-            for (i, sum) in sums.into_iter().enumerate() {
-                store_pair(sum, out.add(i * self.out_pitch), 2 * V::LANES);
+            for (i, sums) in sums.into_iter().enumerate() {
+                for (c, sum) in sums.into_iter().enumerate() {
+                    sum.store(out.add(i * self.out_pitch + c * V::LANES));
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::block::Block;
 use super::packing::{Element, WIDTH};
-use crate::memory::Shared;
+use crate::memory::{Scratch, Shared};
 use crate::product::{SLICE_DEPTH, STEP, Share, Sizes, in_slices, rows_ahead};
 use half::bf16;
 use std::arch::x86_64::*;
@@ -13,17 +13,19 @@ use std::ops::Range;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn run(block: &Block) {
     let pairs = block.depth / 2;
+    // A product's sums are cut into slices as everywhere, for `few_rows`.
+    let slice = if block.taps.len() == 1 { SLICE_DEPTH / 2 } else { pairs.max(1) };
+    // Totals of a panel between two slices: rows of y may all fall upon the same lines of the cache.
+    let mut totals = Scratch::new(if pairs > slice { block.rows.len() * WIDTH } else { 0 });
+    let totals = totals.as_mut_slice();
     for panel in block.panels.clone() {
-        match block.taps {
-            // A product's sums are cut into slices as everywhere, for `few_rows`.
-            [_] if pairs > SLICE_DEPTH / 2 => {
-                for first in (0..pairs).step_by(SLICE_DEPTH / 2) {
-                    // SAFETY: the caller's promise.
-                    unsafe { rows(block, panel, first..(first + SLICE_DEPTH / 2).min(pairs)) };
-                }
-            }
-            // SAFETY: the caller's promise.
-            _ => unsafe { rows(block, panel, 0..pairs) },
+        // SAFETY: the caller's promise.
+        let rows = |pairs: Range<usize>, totals: &mut [f32]| unsafe { rows(block, panel, pairs, totals.as_mut_ptr()) };
+        if pairs == 0 {
+            rows(0..0, totals);
+        }
+        for first in (0..pairs).step_by(slice) {
+            rows(first..(first + slice).min(pairs), totals);
         }
     }
 }
@@ -31,7 +33,7 @@ pub(super) unsafe fn run(block: &Block) {
 /// All rows by one panel, some pairs of every tap.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn rows(block: &Block, panel: usize, pairs: Range<usize>) {
+unsafe fn rows(block: &Block, panel: usize, pairs: Range<usize>, totals: *mut f32) {
     let rows = block.rows.len();
     let mut row = 0;
     while row < rows {
@@ -39,19 +41,19 @@ unsafe fn rows(block: &Block, panel: usize, pairs: Range<usize>) {
         unsafe {
             match rows - row {
                 12.. => {
-                    tile::<12>(block, panel, row, pairs.clone());
+                    tile::<12>(block, panel, row, pairs.clone(), totals);
                     row += 12;
                 }
                 4.. => {
-                    tile::<4>(block, panel, row, pairs.clone());
+                    tile::<4>(block, panel, row, pairs.clone(), totals);
                     row += 4;
                 }
                 2.. => {
-                    tile::<2>(block, panel, row, pairs.clone());
+                    tile::<2>(block, panel, row, pairs.clone(), totals);
                     row += 2;
                 }
                 _ => {
-                    tile::<1>(block, panel, row, pairs.clone());
+                    tile::<1>(block, panel, row, pairs.clone(), totals);
                     row += 1;
                 }
             }
@@ -59,14 +61,14 @@ unsafe fn rows(block: &Block, panel: usize, pairs: Range<usize>) {
     }
 }
 
-/// M rows by one panel, some pairs of every tap: the first ones from the bias, later ones added to what y holds.
+/// M rows by one panel, some pairs of every tap. The first pairs begin with the bias, and the last go to y; between them, `totals` [rows, WIDTH] keep the sums.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize, pairs: Range<usize>) {
+unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize, pairs: Range<usize>, totals: *mut f32) {
     let column = panel * WIDTH;
     let mask = u32::MAX >> (WIDTH - WIDTH.min(block.columns - column));
     let masks = [mask as u16, (mask >> 16) as u16];
-    let (first, add) = (pairs.start == 0, block.add || pairs.start > 0);
+    let (first, last) = (pairs.start == 0, pairs.end == block.depth / 2);
     // SAFETY: the fields hold what they promise; masked columns are not touched. A vector of 32-bit pairs is one of bf16, whatever its bits.
     unsafe {
         let load = |from: *const f32| [_mm512_maskz_loadu_ps(masks[0], from), _mm512_maskz_loadu_ps(masks[1], from.wrapping_add(16))];
@@ -86,12 +88,20 @@ unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize, pairs: R
                 b = b.wrapping_add(WIDTH);
             }
         }
-        for (i, sum) in sums.into_iter().enumerate() {
+        for (i, mut sum) in sums.into_iter().enumerate() {
             let out = block.out.add(*block.out_rows.get_unchecked(row + i) + column);
-            let old = if add { load(out) } else { [_mm512_setzero_ps(); 2] };
-            let sum = if add { [_mm512_add_ps(old[0], sum[0]), _mm512_add_ps(old[1], sum[1])] } else { sum };
-            _mm512_mask_storeu_ps(out, masks[0], sum[0]);
-            _mm512_mask_storeu_ps(out.wrapping_add(16), masks[1], sum[1]);
+            let total = totals.wrapping_add((row + i) * WIDTH);
+            if !first || block.add {
+                let old = if first { load(out) } else { [_mm512_loadu_ps(total), _mm512_loadu_ps(total.add(16))] };
+                sum = [_mm512_add_ps(old[0], sum[0]), _mm512_add_ps(old[1], sum[1])];
+            }
+            if last {
+                _mm512_mask_storeu_ps(out, masks[0], sum[0]);
+                _mm512_mask_storeu_ps(out.wrapping_add(16), masks[1], sum[1]);
+            } else {
+                _mm512_storeu_ps(total, sum[0]);
+                _mm512_storeu_ps(total.add(16), sum[1]);
+            }
         }
     }
 }

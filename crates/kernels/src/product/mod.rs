@@ -21,7 +21,7 @@ pub(crate) use by_rows::{by_rows, by_rows_of_panels};
 pub(crate) use few_rows::{FEW_ROWS, few_rows};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use few_rows::{STEP, Share, in_slices, rows_ahead};
-pub(crate) use packing::{Packed, Rows, Source, load_pair, pack_panel, store_pair};
+pub(crate) use packing::{Packed, Rows, Source, pack_panel, pack_slice};
 
 /// Depth of a panel of B that stays in the first-level cache while rows pass by: 256 * 16 floats are 16 KiB.
 const DEPTH_BLOCK: usize = 256;

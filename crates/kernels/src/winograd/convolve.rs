@@ -1,6 +1,7 @@
 //! Forward, and the gradient for the input, which is a convolution with the weights turned around.
 
-use super::{Grid, POINTS, Position, SPAN, TILE, apart, input_points, pixels, weight_points};
+use super::by_panels::{by_panels, many_weights};
+use super::{Grid, POINTS, Position, SPAN, TILE, apart, input_points, pixels, points_of_column, weight_points};
 use crate::convolution::Convolution;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
@@ -26,12 +27,17 @@ pub(crate) struct Picture<'a> {
 }
 
 pub(crate) fn convolve(set: InstructionSet, picture: &Picture, weights: &Source, bias: Option<&[f32]>, y: &mut [f32]) {
-    let shape = picture.shape;
-    let grid = Grid::of(&shape);
-    let total = shape.batch * grid.rows * grid.columns;
-    if total == 0 || shape.output_channels == 0 {
+    if picture.shape.batch * Grid::of(&picture.shape).tile_count() == 0 || picture.shape.output_channels == 0 {
         return;
     }
+    if many_weights(set, weights) { by_panels(set, picture, weights, bias, y) } else { by_tiles(set, picture, weights, bias, y) }
+}
+
+/// All weights are taken to their 36 values first, then tiles few by few from the input to the result.
+fn by_tiles(set: InstructionSet, picture: &Picture, weights: &Source, bias: Option<&[f32]>, y: &mut [f32]) {
+    let shape = picture.shape;
+    let grid = Grid::of(&shape);
+    let total = shape.batch * grid.tile_count();
     let panels = transformed_weights(set, weights, picture.reversed);
     // How tiles are shared out changes no element.
     let fitting = BLOCK_SIZE / (POINTS * shape.input_channels) / TILE_STEP * TILE_STEP;
@@ -73,12 +79,13 @@ fn transformed_weights(set: InstructionSet, weights: &Source, reversed: bool) ->
     panels
 }
 
-struct Weights<'a> {
+/// Takes some depths of a panel of weights to their 36 values.
+pub(super) struct Weights<'a> {
     /// [9][depth][width]
-    taps: &'a [f32],
-    reversed: bool,
+    pub taps: &'a [f32],
+    pub reversed: bool,
     /// [POINTS][depth][width], each point [`apart`]
-    out: &'a mut [f32],
+    pub out: &'a mut [f32],
 }
 
 impl Kernel for Weights<'_> {
@@ -91,15 +98,7 @@ impl Kernel for Weights<'_> {
             // SAFETY: depth times the panel's width is a multiple of the vector's, so whole vectors lie in every tap and point.
             unsafe {
                 let taps = self.taps.as_ptr().add(at);
-                let mut columns = [[V::zero(); SPAN]; 3];
-                for (v, column) in columns.iter_mut().enumerate() {
-                    let mut g = [V::zero(); 3];
-                    for (u, g) in g.iter_mut().enumerate() {
-                        let tap = if self.reversed { 8 - (3 * u + v) } else { 3 * u + v };
-                        *g = V::load(taps.add(tap * len));
-                    }
-                    *column = weight_points(g);
-                }
+                let columns = [self.column::<V>(taps, len, 0), self.column::<V>(taps, len, 1), self.column::<V>(taps, len, 2)];
                 for i in 0..SPAN {
                     let values = weight_points([columns[0][i], columns[1][i], columns[2][i]]);
                     for (j, value) in values.into_iter().enumerate() {
@@ -108,6 +107,22 @@ impl Kernel for Weights<'_> {
                 }
             }
         }
+    }
+}
+
+impl Weights<'_> {
+    /// The six values of a column of weights.
+    /// # Safety
+    /// A vector can be read at each of the nine taps, which lie `len` floats apart.
+    #[inline(always)]
+    unsafe fn column<V: Vector>(&self, taps: *const f32, len: usize, v: usize) -> [V; SPAN] {
+        let mut g = [V::zero(); 3];
+        for (u, g) in g.iter_mut().enumerate() {
+            let tap = if self.reversed { 8 - (3 * u + v) } else { 3 * u + v };
+            // SAFETY: the caller's promise.
+            *g = unsafe { V::load(taps.add(tap * len)) };
+        }
+        weight_points(g)
     }
 }
 
@@ -129,74 +144,91 @@ impl Kernel for Tiles<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(mut self) {
+    fn run<V: Vector>(self) {
         let Convolution { input_channels: depth, output_channels, .. } = self.picture.shape;
         for place in 0..self.tiles.len() {
             let at = self.grid.position(self.tiles.start + place);
             // SAFETY: every point has a row of `depth` floats for this tile.
             unsafe {
                 let to = self.input[place * depth..].as_mut_ptr();
-                input_points::<V>(self.picture.x, self.picture.rounded, &self.picture.shape, at, to, apart(self.tiles.len() * depth));
+                input_points::<V>(self.picture.x, self.picture.rounded, &self.picture.shape, at, 0..depth, to, apart(self.tiles.len() * depth));
             }
         }
-        let width = 2 * V::LANES;
+        let (tile_count, width) = (self.tiles.len(), 2 * V::LANES);
+        let result = Result { shape: &self.picture.shape, grid: self.grid, tiles: self.tiles.clone(), bias: self.bias, y: self.y };
         for panel in 0..output_channels.div_ceil(width) {
             for point in 0..POINTS {
                 let weights = &self.panels[(panel * POINTS + point) * apart(depth * width)..][..depth * width];
-                match V::TILE_ROWS {
-                    4 => self.multiply::<V, 4>(point, weights),
-                    6 => self.multiply::<V, 6>(point, weights),
-                    _ => self.multiply::<V, 12>(point, weights),
-                }
+                let input = &self.input[point * apart(tile_count * depth)..][..tile_count * depth];
+                multiply::<V>(input, weights, false, &mut self.products[point * apart(tile_count * width)..][..tile_count * width]);
             }
-            for place in 0..self.tiles.len() {
-                self.transform_output::<V>(panel, place);
+            for place in 0..tile_count {
+                result.write::<V>(self.products, panel, place);
             }
         }
     }
 }
 
-impl Tiles<'_> {
-    /// The products of one point for one panel of output channels.
-    #[inline(always)]
-    fn multiply<V: Vector, const M: usize>(&mut self, point: usize, weights: &[f32]) {
-        let (depth, tiles, width) = (self.picture.shape.input_channels, self.tiles.len(), 2 * V::LANES);
-        let input = &self.input[point * apart(tiles * depth)..][..tiles * depth];
-        let out = &mut self.products[point * apart(tiles * width)..][..tiles * width];
-        let mut row = 0;
-        while row < tiles {
-            let (from, to) = (&input[row * depth..], &mut out[row * width..]);
-            // SAFETY: as many rows as the tile has are left in both.
-            unsafe {
-                match tiles - row {
-                    left if left >= M => {
-                        tile::<V, M>(from, weights, depth, to);
-                        row += M;
-                    }
-                    left if left >= 4 => {
-                        tile::<V, 4>(from, weights, depth, to);
-                        row += 4;
-                    }
-                    left if left >= 2 => {
-                        tile::<V, 2>(from, weights, depth, to);
-                        row += 2;
-                    }
-                    _ => {
-                        tile::<V, 1>(from, weights, depth, to);
-                        row += 1;
-                    }
+/// out [tiles, panel's width] = input [tiles, depth] * weights [depth, panel's width], or `out` with that added.
+#[inline(always)]
+pub(super) fn multiply<V: Vector>(input: &[f32], weights: &[f32], add: bool, out: &mut [f32]) {
+    match V::TILE_ROWS {
+        4 => multiply_in_rows_of::<V, 4>(input, weights, add, out),
+        6 => multiply_in_rows_of::<V, 6>(input, weights, add, out),
+        _ => multiply_in_rows_of::<V, 12>(input, weights, add, out),
+    }
+}
+
+#[inline(always)]
+fn multiply_in_rows_of<V: Vector, const M: usize>(input: &[f32], weights: &[f32], add: bool, out: &mut [f32]) {
+    let width = 2 * V::LANES;
+    let (depth, tile_count) = (weights.len() / width, out.len() / width);
+    let mut row = 0;
+    while row < tile_count {
+        let (from, to) = (&input[row * depth..], &mut out[row * width..]);
+        // SAFETY: as many rows as the tile has are left in both.
+        unsafe {
+            match tile_count - row {
+                left if left >= M => {
+                    tile::<V, M>(from, weights, depth, add, to);
+                    row += M;
+                }
+                left if left >= 4 => {
+                    tile::<V, 4>(from, weights, depth, add, to);
+                    row += 4;
+                }
+                left if left >= 2 => {
+                    tile::<V, 2>(from, weights, depth, add, to);
+                    row += 2;
+                }
+                _ => {
+                    tile::<V, 1>(from, weights, depth, add, to);
+                    row += 1;
                 }
             }
         }
     }
+}
 
+/// Where the products of some tiles go.
+pub(super) struct Result<'a> {
+    pub shape: &'a Convolution,
+    pub grid: Grid,
+    /// Among those of all pictures.
+    pub tiles: Range<usize>,
+    pub bias: Option<&'a [f32]>,
+    pub y: *mut f32,
+}
+
+impl Result<'_> {
+    /// Takes the products of a tile, [POINTS][tiles][panel's width], each point [`apart`], back to pixels.
     #[inline(always)]
-    fn transform_output<V: Vector>(&mut self, panel: usize, place: usize) {
-        let shape = self.picture.shape;
-        let (height, width, channels) = (shape.output_height(), shape.output_width(), shape.output_channels);
+    pub fn write<V: Vector>(&self, products: &[f32], panel: usize, place: usize) {
+        let (height, width, channels) = (self.shape.output_height(), self.shape.output_width(), self.shape.output_channels);
         let Position { picture: b, top, left } = self.grid.position(self.tiles.start + place);
         let panel_width = 2 * V::LANES;
         let point_len = apart(self.tiles.len() * panel_width);
+        assert!(products.len() >= POINTS * point_len);
         for half in 0..2 {
             let start = panel * panel_width + half * V::LANES;
             if start >= channels {
@@ -205,19 +237,19 @@ impl Tiles<'_> {
             let count = channels - start;
             // SAFETY: every point has a row of the panel's width for this tile; pixels inside the result have `channels` floats, where parts end.
             unsafe {
-                let products = self.products.as_ptr().add(place * panel_width + half * V::LANES);
+                let products = products.as_ptr().add(place * panel_width + half * V::LANES);
                 let bias = match self.bias {
                     Some(bias) => load(bias.as_ptr().add(start), count),
                     None => V::zero(),
                 };
-                let mut columns = [[V::zero(); TILE]; SPAN];
-                for (j, column) in columns.iter_mut().enumerate() {
-                    let mut m = [V::zero(); SPAN];
-                    for (i, m) in m.iter_mut().enumerate() {
-                        *m = V::load(products.add((i * SPAN + j) * point_len));
-                    }
-                    *column = pixels(m);
-                }
+                let columns = [
+                    pixels(points_of_column::<V>(products, point_len, 0)),
+                    pixels(points_of_column::<V>(products, point_len, 1)),
+                    pixels(points_of_column::<V>(products, point_len, 2)),
+                    pixels(points_of_column::<V>(products, point_len, 3)),
+                    pixels(points_of_column::<V>(products, point_len, 4)),
+                    pixels(points_of_column::<V>(products, point_len, 5)),
+                ];
                 for i in 0..TILE.min(height - top) {
                     let values = pixels([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
                     let line = self.y.add(((b * height + top + i) * width + left) * channels + start);
@@ -230,15 +262,20 @@ impl Tiles<'_> {
     }
 }
 
-/// out [M, two vectors] = rows [M, depth] * weights [depth, two vectors].
+/// out [M, two vectors] = rows [M, depth] * weights [depth, two vectors], or `out` with that added, product by product.
 /// # Safety
 /// `rows` holds M * depth floats, `weights` depth and `out` M times two vectors.
 #[inline(always)]
-unsafe fn tile<V: Vector, const M: usize>(rows: &[f32], weights: &[f32], depth: usize, out: &mut [f32]) {
+unsafe fn tile<V: Vector, const M: usize>(rows: &[f32], weights: &[f32], depth: usize, add: bool, out: &mut [f32]) {
     // SAFETY: the caller's promise.
     unsafe {
         let rows: [*const f32; M] = std::array::from_fn(|i| rows.as_ptr().add(i * depth));
         let mut sums = [[V::zero(); 2]; M];
+        if add {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = [V::load(out.as_ptr().add(i * 2 * V::LANES)), V::load(out.as_ptr().add((i * 2 + 1) * V::LANES))];
+            }
+        }
         let mut b = weights.as_ptr();
         for d in 0..depth {
             let pair = [V::load(b), V::load(b.add(V::LANES))];
@@ -251,6 +288,32 @@ unsafe fn tile<V: Vector, const M: usize>(rows: &[f32], weights: &[f32], depth: 
         for (i, sum) in sums.into_iter().enumerate() {
             sum[0].store(out.as_mut_ptr().add(i * 2 * V::LANES));
             sum[1].store(out.as_mut_ptr().add((i * 2 + 1) * V::LANES));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Several slices of the depth, panels and blocks of tiles, the last of each not full.
+    #[test]
+    fn panels_one_by_one_give_the_same_bits() {
+        let values = |count: usize, step: usize| -> Vec<f32> { (0..count).map(|i| ((i * step) % 1009) as f32 / 504.5 - 1.0).collect() };
+        let (input_channels, output_channels) = (150, 70);
+        let shape = Convolution { batch: 3, height: 29, width: 31, input_channels, output_channels, kernel_size: 3, stride: 1, before: 1, after: 1 };
+        let (x, weight, bias) =
+            (values(3 * 29 * 31 * input_channels, 7919), values(9 * input_channels * output_channels, 104_729), values(output_channels, 31));
+        let turned = Convolution { input_channels: output_channels, output_channels: input_channels, ..shape };
+        for &set in InstructionSet::available() {
+            for (rounded, reversed, source, bias) in [(false, false, shape.weights(&weight), Some(&*bias)), (true, true, turned.weights_turned(&weight), None)]
+            {
+                let picture = Picture { x: &x, rounded, shape, reversed };
+                let (mut expected, mut found) = (vec![f32::NAN; 3 * 29 * 31 * output_channels], vec![f32::NAN; 3 * 29 * 31 * output_channels]);
+                by_tiles(set, &picture, &source, bias, &mut expected);
+                by_panels(set, &picture, &source, bias, &mut found);
+                assert!(expected == found, "{}, reversed: {reversed}", set.name()); // NaN, where nothing was written, is not equal to itself
+            }
         }
     }
 }

@@ -11,6 +11,7 @@
 
 #![allow(clippy::needless_range_loop)] // an index goes through the same place of six columns at once
 
+mod by_panels;
 mod convolve;
 mod weight_gradient;
 
@@ -19,6 +20,7 @@ pub(crate) use weight_gradient::weight_gradient;
 
 use crate::convolution::Convolution;
 use crate::vector::{Vector, load, store};
+use std::ops::Range;
 
 /// Pixels of a side of the result of a tile, and of what it reads.
 const TILE: usize = 4;
@@ -103,7 +105,8 @@ impl Grid {
 }
 
 // The functions below are all `#[inline(always)]` and work on arrays with plain loops: what a closure or `array::from_fn` does with vectors is compiled
-// without the instruction set of the kernel that calls it.
+// without the instruction set of the kernel that calls it. Columns are made one beside the other, for an array of zeros to be filled later would be written
+// to memory first.
 
 /// The six values of three weights: G of the paper.
 #[inline(always)]
@@ -138,42 +141,38 @@ fn pixels<V: Vector>(m: [V; SPAN]) -> [V; TILE] {
     ]
 }
 
-/// Takes a tile of x [batch, height, width, input_channels], `rounded` to bf16 if so asked, to its 36 values, zeros where it reaches beyond the picture.
+/// Takes `some` channels of a tile of x [batch, height, width, input_channels], `rounded` to bf16 if so asked, to their 36 values, zeros where it reaches
+/// beyond the picture.
 /// # Safety
-/// `input_channels` floats can be written at `out` and at each of the 35 places `point_len` floats apart behind it.
+/// The input has those channels. As many floats can be written at `out` and at each of the 35 places `point_len` floats apart behind it.
 #[inline(always)]
-unsafe fn input_points<V: Vector>(x: &[f32], rounded: bool, shape: &Convolution, at: Position, out: *mut f32, point_len: usize) {
+unsafe fn input_points<V: Vector>(x: &[f32], rounded: bool, shape: &Convolution, at: Position, some: Range<usize>, out: *mut f32, point_len: usize) {
     let &Convolution { height, width, input_channels: channels, before, .. } = shape;
     let x = &x[at.picture * height * width * channels..][..height * width * channels];
-    // Where each pixel begins in x, or beyond x in the padding: before the first row or column, subtraction gives a number beyond any picture.
+    // Where each pixel begins in x, column by column, or beyond x in the padding: before the first row or column, subtraction gives a number beyond any picture.
     let mut offsets = [[usize::MAX; SPAN]; SPAN];
-    for (i, offsets) in offsets.iter_mut().enumerate() {
-        let row = (at.top + i).wrapping_sub(before);
-        for (j, offset) in offsets.iter_mut().enumerate() {
-            let column = (at.left + j).wrapping_sub(before);
+    for (j, offsets) in offsets.iter_mut().enumerate() {
+        let column = (at.left + j).wrapping_sub(before);
+        for (i, offset) in offsets.iter_mut().enumerate() {
+            let row = (at.top + i).wrapping_sub(before);
             if row < height && column < width {
                 *offset = (row * width + column) * channels;
             }
         }
     }
-    for start in (0..channels).step_by(V::LANES) {
-        let count = channels - start;
-        // SAFETY: pixels inside the picture have `channels` floats, as has each point, the caller's promise; parts end there.
+    for start in (0..some.len()).step_by(V::LANES) {
+        let count = some.len() - start;
+        // SAFETY: pixels inside the picture have these channels, as has each point, the caller's promise; parts end there.
         unsafe {
-            let mut columns = [[V::zero(); SPAN]; SPAN];
-            for (j, column) in columns.iter_mut().enumerate() {
-                let mut d = [V::zero(); SPAN];
-                for (i, d) in d.iter_mut().enumerate() {
-                    let offset = offsets[i][j];
-                    if offset != usize::MAX {
-                        *d = load(x.as_ptr().add(offset + start), count);
-                        if rounded {
-                            *d = d.rounded_to_bf16();
-                        }
-                    }
-                }
-                *column = pixel_points(d);
-            }
+            let x = x.as_ptr().add(some.start + start);
+            let columns = [
+                input_column::<V>(x, rounded, &offsets[0], count),
+                input_column::<V>(x, rounded, &offsets[1], count),
+                input_column::<V>(x, rounded, &offsets[2], count),
+                input_column::<V>(x, rounded, &offsets[3], count),
+                input_column::<V>(x, rounded, &offsets[4], count),
+                input_column::<V>(x, rounded, &offsets[5], count),
+            ];
             for i in 0..SPAN {
                 let values = pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
                 for (j, value) in values.into_iter().enumerate() {
@@ -182,4 +181,35 @@ unsafe fn input_points<V: Vector>(x: &[f32], rounded: bool, shape: &Convolution,
             }
         }
     }
+}
+
+/// The six values of a column of pixels that lie at `offsets`.
+/// # Safety
+/// `count` floats can be read at each offset that is not `usize::MAX`.
+#[inline(always)]
+unsafe fn input_column<V: Vector>(x: *const f32, rounded: bool, offsets: &[usize; SPAN], count: usize) -> [V; SPAN] {
+    let mut d = [V::zero(); SPAN];
+    for (d, &offset) in d.iter_mut().zip(offsets) {
+        if offset != usize::MAX {
+            // SAFETY: the caller's promise.
+            *d = unsafe { load(x.add(offset), count) };
+            if rounded {
+                *d = d.rounded_to_bf16();
+            }
+        }
+    }
+    pixel_points(d)
+}
+
+/// Column `j` of the 36 values, a vector of each.
+/// # Safety
+/// A vector can be read at `from` and at each of the 35 places `point_len` floats apart behind it.
+#[inline(always)]
+unsafe fn points_of_column<V: Vector>(from: *const f32, point_len: usize, j: usize) -> [V; SPAN] {
+    let mut values = [V::zero(); SPAN];
+    for (i, value) in values.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *value = unsafe { V::load(from.add((i * SPAN + j) * point_len)) };
+    }
+    values
 }

@@ -3,7 +3,7 @@
 //! Tiles are taken in blocks: first the block is transformed, then each point adds the block's products to its sums. Output channels are taken in groups, so
 //! that the sums of all points stay small.
 
-use super::{A, A2, B, B2, Grid, POINTS, Position, SPAN, TILE, WEIGHT_A, WEIGHT_B, apart, input_points};
+use super::{A, A2, B, B2, Grid, POINTS, Position, SPAN, TILE, WEIGHT_A, WEIGHT_B, apart, input_points, points_of_column};
 use crate::convolution::Convolution;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
@@ -153,6 +153,7 @@ impl Kernel for Transform<'_> {
                     false,
                     self.shape,
                     self.grid.position(tile),
+                    0..input_channels,
                     self.input.add(place * input_channels),
                     apart(tile_count * input_channels),
                 )
@@ -176,25 +177,18 @@ impl Transform<'_> {
     /// A vector can be written at `out` and where each of the 35 other points has that place.
     #[inline(always)]
     unsafe fn result_points_of<V: Vector>(&self, tile: usize, start: usize, out: *mut f32) -> V {
-        let (height, width, channels) = (self.shape.output_height(), self.shape.output_width(), self.shape.output_channels);
-        let Position { picture, top, left } = self.grid.position(tile);
+        let at = self.grid.position(tile);
         let point_len = apart(self.pixel_sums.len() * self.tiles.len());
         let count = self.channels.len().saturating_sub(start);
         let mut sum = V::zero();
-        let mut columns = [[V::zero(); SPAN]; TILE];
-        // SAFETY: pixels inside the picture have `channels` floats, of which `count` lie behind the start; the caller's promise.
+        // SAFETY: `count` floats of the group's channels begin at the start; the caller's promise.
         unsafe {
-            for (j, column) in columns.iter_mut().enumerate() {
-                let mut d = [V::zero(); TILE];
-                for (i, d) in d.iter_mut().enumerate() {
-                    if count > 0 && top + i < height && left + j < width {
-                        let pixel = (picture * height + top + i) * width + left + j;
-                        *d = load(self.dy.as_ptr().add(pixel * channels + self.channels.start + start), count);
-                        sum = sum.add(*d);
-                    }
-                }
-                *column = result_points(d);
-            }
+            let columns = [
+                self.column::<V>(&at, 0, start, count, &mut sum),
+                self.column::<V>(&at, 1, start, count, &mut sum),
+                self.column::<V>(&at, 2, start, count, &mut sum),
+                self.column::<V>(&at, 3, start, count, &mut sum),
+            ];
             for i in 0..SPAN {
                 let values = result_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
                 for (j, value) in values.into_iter().enumerate() {
@@ -203,6 +197,24 @@ impl Transform<'_> {
             }
         }
         sum
+    }
+
+    /// The six values of column `j` of a tile of dy, whose pixels are added to `sum`.
+    /// # Safety
+    /// `count` of the group's channels lie behind the start.
+    #[inline(always)]
+    unsafe fn column<V: Vector>(&self, at: &Position, j: usize, start: usize, count: usize, sum: &mut V) -> [V; SPAN] {
+        let (height, width, channels) = (self.shape.output_height(), self.shape.output_width(), self.shape.output_channels);
+        let mut d = [V::zero(); TILE];
+        for (i, d) in d.iter_mut().enumerate() {
+            if count > 0 && at.top + i < height && at.left + j < width {
+                let pixel = (at.picture * height + at.top + i) * width + at.left + j;
+                // SAFETY: pixels inside the picture have `channels` floats; the caller's promise.
+                *d = unsafe { load(self.dy.as_ptr().add(pixel * channels + self.channels.start + start), count) };
+                *sum = sum.add(*d);
+            }
+        }
+        result_points(d)
     }
 }
 
@@ -320,14 +332,15 @@ impl Kernel for Weights<'_> {
                 let from = &self.sums[(start / width * self.input_channels + row) * width + start % width..];
                 // SAFETY: a vector lies at that place of every point; parts of weights end where the group's channels do.
                 unsafe {
-                    let mut columns = [[V::zero(); 3]; SPAN];
-                    for (j, column) in columns.iter_mut().enumerate() {
-                        let mut u = [V::zero(); SPAN];
-                        for (i, u) in u.iter_mut().enumerate() {
-                            *u = V::load(from.as_ptr().add((i * SPAN + j) * point_len));
-                        }
-                        *column = weights(u);
-                    }
+                    let from = from.as_ptr();
+                    let columns = [
+                        weights(points_of_column::<V>(from, point_len, 0)),
+                        weights(points_of_column::<V>(from, point_len, 1)),
+                        weights(points_of_column::<V>(from, point_len, 2)),
+                        weights(points_of_column::<V>(from, point_len, 3)),
+                        weights(points_of_column::<V>(from, point_len, 4)),
+                        weights(points_of_column::<V>(from, point_len, 5)),
+                    ];
                     for i in 0..3 {
                         let values = weights([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
                         for (j, value) in values.into_iter().enumerate() {
