@@ -29,6 +29,7 @@ impl Scratch {
             fitting.or_else(|| (0..kept.len()).max_by_key(|&i| kept[i].len())).map(|i| kept.swap_remove(i)).unwrap_or_default()
         });
         if lines.len() < needed {
+            drop(lines);
             lines = vec![Line([0.0; 16]); needed]; // a fresh zeroed block costs less than growing, which would copy the old content
         }
         Self { lines, len }
@@ -52,11 +53,17 @@ impl Scratch {
     }
 }
 
-/// What scratch may be read as: any bits are one.
-pub(crate) trait Bits: Copy {}
-impl Bits for u16 {}
-impl Bits for u32 {}
-impl Bits for half::bf16 {}
+/// What scratch may be read as.
+///
+/// # Safety
+/// Any bits are one, and it is no wider and no more aligned than a float.
+pub(crate) unsafe trait Bits: Copy {}
+// SAFETY: an integer of 2 bytes.
+unsafe impl Bits for u16 {}
+// SAFETY: an integer of 4 bytes.
+unsafe impl Bits for u32 {}
+// SAFETY: a u16 in other clothes.
+unsafe impl Bits for half::bf16 {}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -97,9 +104,9 @@ pub unsafe fn filled(len: usize, write: impl FnOnce(&mut [f32])) -> Vec<f32> {
 pub(crate) struct Shared<T>(*mut T);
 
 // SAFETY: tasks of one kernel write disjoint elements; the slice behind outlives the parallel region that borrows it.
-unsafe impl<T> Send for Shared<T> {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl<T> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     pub fn new(slice: &mut [T]) -> Self {

@@ -85,6 +85,21 @@ fn several_blocks_of_queries() {
     check(Attention { batch: 1, heads: 1, queries: 530, keys: 600, channels: 9, scale: 0.5, causal: true }, true, 1);
 }
 
+/// All scores are 0: the logarithms of the sums of exponentials are those of the numbers of keys.
+#[test]
+fn heads_without_channels() {
+    for queries in [3, 6] {
+        let shape = Attention { batch: 1, heads: 2, queries, keys: 8, channels: 0, scale: 1.0, causal: true };
+        let nothing = Heads { values: &[], strides: Strides::tokens_first(2, 8, 0) };
+        on_each_set(|set| {
+            let mut log_sums = poisoned(2 * queries);
+            forward(nothing, nothing, nothing, None, shape, &mut [], &mut log_sums);
+            let expected: Vec<f64> = (0..2 * queries).map(|i| ((i % queries + 1 + 8 - queries) as f64).ln()).collect();
+            check_close(set.name(), &log_sums, &expected, 1e-6);
+        });
+    }
+}
+
 #[test]
 fn several_chunks_of_keys_and_wide_heads() {
     check(Attention { batch: 1, heads: 2, queries: 110, keys: 300, channels: 80, scale: 0.2, causal: false }, true, 3);

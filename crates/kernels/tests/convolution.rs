@@ -75,6 +75,14 @@ fn long_sums_keep_their_accuracy() {
     check(Convolution { height: 17, width: 15, input_channels: 520, output_channels: 516, ..shape }, 10);
 }
 
+/// A picture without rows whose padding alone holds a kernel: the turned convolution of the gradient for the input would not.
+#[test]
+fn pictures_of_nothing_but_padding() {
+    let shape = Convolution { batch: 1, height: 0, width: 64, input_channels: 9, output_channels: 8, kernel_size: 3, stride: 1, before: 2, after: 1 };
+    check(shape, 13);
+    check(Convolution { height: 64, width: 0, ..shape }, 14);
+}
+
 /// More tiles than a block of the weights' gradient holds, and more output channels than a group.
 #[test]
 fn large_batches_and_wide_layers_keep_their_accuracy() {

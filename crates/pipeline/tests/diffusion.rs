@@ -320,7 +320,7 @@ fn a_dry_run_names_the_parts_and_refuses_what_drawing_would() {
     let options = DiffusionOptions::default;
     let of_pixels = |request: Request, expected: &str| check(&pixels, pixel_bundle(&CLASSES), request, expected);
     of_pixels(with("red", DiffusionOptions { steps: Some(0), ..options() }), "steps: expected at least 1, found 0");
-    of_pixels(with("red", DiffusionOptions { steps: Some(1001), ..options() }), "steps: expected at most the trained steps, found 1001");
+    of_pixels(with("red", DiffusionOptions { steps: Some(1001), ..options() }), "steps: expected at most the 1000 trained steps, found 1001");
     of_pixels(with("green", options()), "prompt: expected one of the classes red, blue, found \"green\"");
     of_pixels(with("red", DiffusionOptions { negative: Some("ugly".into()), ..options() }), "negative: expected nothing");
     of_pixels(with("red", DiffusionOptions { noise: Some(vec![0.0; 8 * 8 * 3 - 1]), ..options() }), "noise: expected 1 pictures of 3 channels and 8x8");
@@ -437,7 +437,7 @@ fn parts_that_do_not_fit_are_named_before_anything_is_written_or_drawn() {
     let guidance = edited(pixel_bundle(&CLASSES), |config| config.sampling.guidance_scale = f32::NAN);
     check(guidance, &["`generator`: `sampling.guidance_scale`: expected a finite number, found NaN"]);
     let steps = edited(pixel_bundle(&CLASSES), |config| config.sampling.steps = 2000);
-    check(steps, &["`generator`: `sampling.steps`: expected at most the trained steps, found 2000"]);
+    check(steps, &["`generator`: `sampling.steps`: expected at most the 1000 trained steps, found 2000"]);
     // How image tokens are drawn is nothing to tell a diffusion network: two answers to one question.
     let mut told_twice = pixel_bundle(&CLASSES);
     told_twice.generator.as_mut().unwrap().sampling = Some(ImageTokenSampling::default());

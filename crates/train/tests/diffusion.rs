@@ -141,7 +141,7 @@ fn recipes_that_cannot_be_are_named() {
     for (recipe, set, expected) in [
         ("ddpm/pictograms_sample", "loss.variance=learnt", "unknown variant `learnt`"),
         ("ddpm/pictograms_sample", "samples.steps=0", "`samples.steps`: expected at least 1, found 0"),
-        ("ddpm/pictograms_sample", "samples.steps=1001", "`samples.steps`: expected at most the trained steps, found 1001"),
+        ("ddpm/pictograms_sample", "samples.steps=1001", "`samples.steps`: expected at most the 1000 trained steps, found 1001"),
         ("ddpm/pictograms_sample", "model.unet.group_count=7", "`model.unet.group_count`"),
         ("ddpm/pictograms_sample", "process.variance_preserving.train_steps=1", "train_steps: expected at least 2, found 1"),
         ("ddpm/pictograms_styles_sample", "conditions.class_field=colour", "the field `colour`"),

@@ -216,7 +216,7 @@ fn wrong_use_is_said_and_nothing_written() {
     let start = ["--init-image", "start.png"];
     for (bundle, prompt, more, expected) in [
         ("pixels", "red", &["--steps", "0"][..], "steps: expected at least 1, found 0"),
-        ("pixels", "red", &["--steps", "1001"], "steps: expected at most the trained steps, found 1001"),
+        ("pixels", "red", &["--steps", "1001"], "steps: expected at most the 1000 trained steps, found 1001"),
         ("pixels", "red", &["--sampler", "best"], "invalid value 'best' for '--sampler <NAME>'"),
         ("pixels", "red", &["--sampler", "heun", "--eta", "1"], "--eta: expected --sampler ddim beside it"),
         ("pixels", "red", &["--sampler", "ddim", "--eta", "-1"], "eta: expected a number of at least 0, found -1"),

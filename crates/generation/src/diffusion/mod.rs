@@ -41,6 +41,8 @@ pub use schedule::{Betas, Schedule, ScheduleConfig};
 pub use thresholding::Threshold;
 pub use timesteps::{End, Spacing};
 
+use std::borrow::Cow;
+
 #[cfg(test)]
 mod tests;
 
@@ -49,13 +51,13 @@ mod tests;
 #[error("{key}: expected {expected}, found {found}")]
 pub struct SettingError {
     pub key: &'static str,
-    pub expected: &'static str,
+    pub expected: Cow<'static, str>,
     pub found: String,
 }
 
 impl SettingError {
     /// `Ok` where `holds`, else the error that says so.
-    pub(crate) fn unless(holds: bool, key: &'static str, expected: &'static str, found: impl ToString) -> Result<(), Self> {
-        if holds { Ok(()) } else { Err(Self { key, expected, found: found.to_string() }) }
+    pub(crate) fn unless(holds: bool, key: &'static str, expected: impl Into<Cow<'static, str>>, found: impl ToString) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self { key, expected: expected.into(), found: found.to_string() }) }
     }
 }

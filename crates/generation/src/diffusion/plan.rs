@@ -49,10 +49,11 @@ impl Plan {
         self.validate_parameterization()?;
         if let Process::VariancePreserving(schedule) = &self.process {
             let train_steps = schedule.train_steps();
-            SettingError::unless(self.steps <= train_steps, "steps", "at most the trained steps", self.steps)?;
+            let at_most = format!("at most the {train_steps} trained steps");
+            SettingError::unless(self.steps <= train_steps, "steps", at_most.clone(), self.steps)?;
             if let Sampler::LatentConsistency { distilled_steps } = self.sampler {
-                SettingError::unless(self.steps <= distilled_steps, "steps", "at most the distilled steps", self.steps)?;
-                SettingError::unless(distilled_steps <= train_steps, "distilled_steps", "at most the trained steps", distilled_steps)?;
+                SettingError::unless(self.steps <= distilled_steps, "steps", format!("at most the {distilled_steps} distilled steps"), self.steps)?;
+                SettingError::unless(distilled_steps <= train_steps, "distilled_steps", at_most, distilled_steps)?;
             }
             self.spacing.validate(train_steps, self.steps, self.grid())?;
         }

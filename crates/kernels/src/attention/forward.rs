@@ -156,9 +156,9 @@ fn attend(set: InstructionSet, pair: &Pair, rows: Range<usize>, values: &Packed)
             });
         }
     }
-    for ((panel, running), sums) in panels.into_iter().zip(&running).zip(sums.chunks_exact((width * out_pitch).max(1))) {
+    for (index, (panel, running)) in panels.into_iter().zip(&running).enumerate() {
         for (lane, query) in panel.enumerate() {
-            pair.finish(query, &sums[lane * out_pitch..][..channels], running.largest[lane], running.sums[lane]);
+            pair.finish(query, &sums[(index * width + lane) * out_pitch..][..channels], running.largest[lane], running.sums[lane]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, equation 1): softmax(query key^T * scale) value, without the matrix of scores in memory.
 //!
-//! A query's result is the same bits whether it is computed alone (with a key-value cache) or among others.
+//! A query's result is the same bits whether it is computed alone (with a key-value cache) or among others, where values are finite: one that is hidden from a
+//! query weighs 0, and 0 times infinity is no number.
 
 mod backward;
 mod few_queries;
@@ -56,7 +57,8 @@ impl Strides {
 
 impl Attention {
     fn check(&self, name: &str, query_side: &[Heads], key_side: &[Heads], visible: Option<&[f32]>) {
-        let Self { batch, heads, queries, keys, channels, causal, .. } = *self;
+        let Self { batch, heads, queries, keys, channels, scale, causal } = *self;
+        assert!(scale > 0.0, "{name} {self:?}: the scale must be above 0, for hidden keys have scores of minus infinity");
         for (side, tokens) in [(query_side, queries), (key_side, keys)] {
             for heads_of in side {
                 let extent = heads_of.strides.extent(batch, heads, tokens, channels);

@@ -13,7 +13,7 @@ use std::ops::Range;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn run(block: &Block) {
     let pairs = block.depth / 2;
-    // A product's sums are cut into slices as everywhere, for `few_rows`.
+    // Sums of one tap are cut into slices as everywhere, for `few_rows`.
     let slice = if block.taps.len() == 1 { SLICE_DEPTH / 2 } else { pairs.max(1) };
     // Totals of a panel between two slices: rows of y may all fall upon the same lines of the cache.
     let mut totals = Scratch::new(if pairs > slice { block.rows.len() * WIDTH } else { 0 });
@@ -134,8 +134,11 @@ pub(super) unsafe fn chains(rounds: usize, factor: u16) -> f32 {
 /// Pairs of depths whose weights are in registers together.
 const PAIR_STEP: usize = 4;
 
-/// y = a * b + bias for few rows, b [depth, columns] read where it lies: the sums of `tile`, bit for bit. The processor must have AVX512_BF16.
-pub(super) fn few_rows(a: &[f32], b: &[bf16], bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
+/// y = a * b + bias for few rows, b [depth, columns] read where it lies: the sums of `tile`, bit for bit.
+///
+/// # Safety
+/// The processor has AVX512_BF16.
+pub(super) unsafe fn few_rows(a: &[f32], b: &[bf16], bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
     let Sizes { rows, depth, columns } = sizes;
     // [rows][depth, rounded up to pairs]
     let stride = depth.div_ceil(2);

@@ -4,8 +4,8 @@
 //! of f32 do the rest, at their speed and in their order.
 //!
 //! Where there are units, both sides are rounded while they are packed: activations into rows, weights into panels of 32 columns in which two successive
-//! depths lie side by side, [panel][tap][depth / 2][32][2]: what AMX tiles and AVX512_BF16 take. Each element of a result is one chain over taps and depth,
-//! starting from the bias, in an order that the instruction set alone fixes (both sum in pairs): blocking, other rows and threads change no bit, as with f32.
+//! depths lie side by side, [panel][tap][depth / 2][32][2]: what AMX tiles and AVX512_BF16 take. Each element of a result is one chain over taps and depth (with AVX512_BF16
+//! and one tap: slices of 128 depths, added one by one), starting from the bias, in an order that the instruction set alone fixes (both sum in pairs): blocking, other rows and threads change no bit, as with f32.
 
 #![cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code))] // no other processor's units are used
 

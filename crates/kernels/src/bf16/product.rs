@@ -27,7 +27,8 @@ pub(super) fn multiply_on<E: Element>(set: InstructionSet, a: &[f32], b: &[E], b
     }
     #[cfg(target_arch = "x86_64")]
     if let (true, Some(b)) = (set == InstructionSet::Avx512Bf16 && rows <= product::FEW_ROWS && !b_transposed, E::as_bf16(b)) {
-        return super::dot::few_rows(a, b, bias, sizes, y);
+        // SAFETY: the instruction set is one that this processor has.
+        return unsafe { super::dot::few_rows(a, b, bias, sizes, y) };
     }
     let stride = depth.next_multiple_of(depth_step(set));
     let (depth_stride, column_stride) = if b_transposed { (1, depth) } else { (columns, 1) };

@@ -1,8 +1,9 @@
 //! y = A B for so few rows of A that reading B is all that costs: token-by-token decoding.
 //!
-//! B is read once, where it lies. With one row or two and not too many columns each slice of the depth is a task, which reads whole rows of B one behind the other,
-//! as memory likes it best; else some columns are, in all slices. Sums wait in the caches, and slices are added in order. Each element is the same sum as in `by_rows`, so a row's result does not depend on how many rows come
-//! with it. Weights of 16 or 8 bits are widened on the way into registers, which is exact.
+//! B is read once, where it lies. With one row or two, not too many columns and slices enough for all threads each slice of the depth is a task, which reads
+//! whole rows of B one behind the other, as memory likes it best; else some columns are, in all slices. Sums wait in the caches, and slices are added in order.
+//! Each element is the same sum as in `by_rows`, so a row's result does not depend on how many rows come with it. Weights of 16 or 8 bits are widened on the
+//! way into registers, which is exact.
 
 use super::{PARALLEL_FROM, SLICE_DEPTH, Sizes};
 use crate::instruction_set::{InstructionSet, Kernel};
@@ -23,7 +24,7 @@ const WIDEST: usize = STEP / 2;
 /// sums would not stay in the first-level cache meanwhile.
 const ROWS_OF_WHOLE: usize = 2;
 const COLUMNS_OF_WHOLE: usize = 1024;
-/// Floats of the sums of a task: 64 KiB, which stay in the second-level cache.
+/// Floats of the sums of a task: 64 KiB, and as much of the slice at work, which stay in the second-level cache.
 const SUM_SIZE: usize = 16 * 1024;
 /// Most columns of a task.
 const COLUMN_BLOCK: usize = 4096;

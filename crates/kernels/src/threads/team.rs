@@ -5,6 +5,7 @@
 //! a fraction of a microsecond.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
@@ -19,6 +20,11 @@ const LOOK_OUT: Duration = Duration::from_micros(200);
 const LOOKS: usize = 32;
 /// Looks after which one who waits for others lets them have the processor.
 const PATIENCE: usize = 4096;
+
+thread_local! {
+    /// Whether this thread is at work on a job. It may then meet a `look_out` in rayon's queues, which would wait for the end of that very job.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The threads of one pool.
 #[derive(Default)]
@@ -48,7 +54,8 @@ struct Job {
 impl Job {
     /// Takes one index after the other until none is left.
     fn work(&self) {
-        loop {
+        let _at_work = AtWork(AT_WORK.replace(true));
+        while self.next.load(Relaxed) < self.count {
             let index = self.next.fetch_add(1, Relaxed);
             if index >= self.count {
                 return;
@@ -100,8 +107,8 @@ impl Team {
     }
 
     fn look_out(&self) {
-        if rayon::current_thread_index() == Some(self.body_thread.load(Relaxed)) {
-            return; // the body waits for something else, and must not wait here
+        if rayon::current_thread_index() == Some(self.body_thread.load(Relaxed)) || AT_WORK.get() {
+            return; // this thread waits for something else, and must not wait here
         }
         let mut since = Instant::now();
         while since.elapsed() < LOOK_OUT {
@@ -129,6 +136,15 @@ impl Team {
             }
         }
         self.inside.fetch_sub(1, Release);
+    }
+}
+
+/// Holds what `AT_WORK` was before; also where a task panics, it becomes that again.
+struct AtWork(bool);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        AT_WORK.set(self.0);
     }
 }
 
@@ -182,6 +198,15 @@ mod tests {
             }
         });
         assert_eq!(sum.load(Relaxed), 200 * (5 * 10 * 6 + 4 * 10 + 2 * 3));
+    }
+
+    /// A region that is shared out within a task of another, by threads that others steal from: nobody may wait for the end of what it is doing itself.
+    #[test]
+    fn regions_within_regions_within_joins() {
+        let sum = AtomicUsize::new(0);
+        let deep = || each(4, |outer| each(16, |inner| _ = sum.fetch_add(100 * outer + inner, Relaxed)));
+        install(3, || (0..300).for_each(|_| _ = rayon::join(|| (deep(), deep()), || (deep(), deep()))));
+        assert_eq!(sum.load(Relaxed), 300 * 4 * (100 * 6 * 16 + 4 * 120));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! tiles are taken in large blocks, and for each of them one panel of output channels after the other: slice by slice of the depth, weights become their 36
 //! values in the second-level cache, and the products are added up there.
 
-use super::convolve::{Picture, Result, Weights, multiply};
+use super::convolve::{Destination, Picture, Weights, multiply};
 use super::{Grid, POINTS, apart, input_points};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
@@ -58,8 +58,8 @@ pub(super) fn by_panels(set: InstructionSet, picture: &Picture, weights: &Source
                 set.run(Products { input, depths, depth, tile_count, weights: points, out: products });
             }
             // SAFETY: only this panel's channels of the block's tiles are written through it.
-            let result = Result { shape, grid, tiles: tiles.clone(), bias, y: unsafe { out.at(0) } };
-            set.run(Pixels { products, panel, result });
+            let destination = Destination { shape, grid, tiles: tiles.clone(), bias, y: unsafe { out.at(0) } };
+            set.run(Pixels { products, panel, destination });
         });
     }
 }
@@ -133,7 +133,7 @@ impl Kernel for Products<'_> {
 struct Pixels<'a> {
     products: &'a [f32],
     panel: usize,
-    result: Result<'a>,
+    destination: Destination<'a>,
 }
 
 impl Kernel for Pixels<'_> {
@@ -141,8 +141,8 @@ impl Kernel for Pixels<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        for place in 0..self.result.tiles.len() {
-            self.result.write::<V>(self.products, self.panel, place);
+        for place in 0..self.destination.tiles.len() {
+            self.destination.write::<V>(self.products, self.panel, place);
         }
     }
 }

@@ -49,9 +49,12 @@ const WEIGHT_B: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 /// Whether a forward pass, or an input gradient turned into one, is better computed here. The batch plays no part, for a picture must not know how many stand
 /// beside it (the input gradient of a classifier guides pictures, too).
 pub(crate) fn applies(shape: &Convolution) -> bool {
+    if !fits(shape) {
+        return false; // the kernel of a turned shape need not fit
+    }
     let pixels = shape.output_height() * shape.output_width();
     let few_weights = shape.input_channels * shape.output_channels <= WEIGHTS_OF_SMALL_PICTURES;
-    fits(shape) && (pixels >= PIXELS_FROM || pixels >= PIXELS_OF_SMALL_PICTURES && few_weights)
+    pixels >= PIXELS_FROM || pixels >= PIXELS_OF_SMALL_PICTURES && few_weights
 }
 
 /// Whether the weights' gradient is. It sums over the batch, which does play a part here.
@@ -164,7 +167,7 @@ unsafe fn input_points<V: Vector>(x: &[f32], rounded: bool, shape: &Convolution,
         let count = some.len() - start;
         // SAFETY: pixels inside the picture have these channels, as has each point, the caller's promise; parts end there.
         unsafe {
-            let x = x.as_ptr().add(some.start + start);
+            let x = x.as_ptr().wrapping_add(some.start + start); // x is empty where there is only padding
             let columns = [
                 input_column::<V>(x, rounded, &offsets[0], count),
                 input_column::<V>(x, rounded, &offsets[1], count),
@@ -192,7 +195,7 @@ unsafe fn input_column<V: Vector>(x: *const f32, rounded: bool, offsets: &[usize
     for (d, &offset) in d.iter_mut().zip(offsets) {
         if offset != usize::MAX {
             // SAFETY: the caller's promise.
-            *d = unsafe { load(x.add(offset), count) };
+            *d = unsafe { load(x.wrapping_add(offset), count) };
             if rounded {
                 *d = d.rounded_to_bf16();
             }

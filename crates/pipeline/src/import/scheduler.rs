@@ -92,7 +92,7 @@ pub(super) fn read(keys: Map<String, Value>) -> Result<Scheduler, ConfigError> {
         shift: 1.0,
         zero_terminal_snr: file.take("rescale_betas_zero_snr", false)?,
     };
-    let process = Process::VariancePreserving(Schedule::new(schedule).map_err(|error| named(error.key, error.expected, error.found))?);
+    let process = Process::VariancePreserving(Schedule::new(schedule).map_err(|error| named(error.key, &error.expected, error.found))?);
     let parameterization = match file.take("prediction_type", "epsilon".to_string())?.as_str() {
         "epsilon" => Parameterization::Noise,
         "sample" => Parameterization::Clean,

@@ -149,19 +149,19 @@ impl DiffusionOptions {
             return wrong("guidance_rescale", "0 to 1", self.guidance_rescale.to_string(), Some("0 is off, 0.7 is usual"));
         }
         if let Some(Err(error)) = self.guidance_interval.map(|interval| interval.validate()) {
-            return wrong(error.key, error.expected, error.found, None);
+            return wrong(error.key, &error.expected, error.found, None);
         }
         if let Some(Err(error)) = self.projection.map(|projection| projection.validate()) {
-            return wrong(error.key, error.expected, error.found, None);
+            return wrong(error.key, &error.expected, error.found, None);
         }
         if let Some(scale) = self.classifier.as_ref().map(|guidance| guidance.scale).filter(|scale| !(-1000.0..=1000.0).contains(scale)) {
             return wrong("classifier_scale", "a number from -1000 to 1000", scale.to_string(), Some("0 is off, 1 to 10 is usual"));
         }
         if let Some(Err(error)) = self.threshold.map(Threshold::validate) {
-            return wrong(error.key, error.expected, error.found, None);
+            return wrong(error.key, &error.expected, error.found, None);
         }
         if let Some(Err(error)) = self.sampler.map(Sampler::validate) {
-            return wrong(error.key, error.expected, error.found, None);
+            return wrong(error.key, &error.expected, error.found, None);
         }
         let Some(InitialPicture { picture, strength, mask }) = &self.initial else { return Ok(()) };
         if !(0.0..=1.0).contains(strength) {
