@@ -53,6 +53,16 @@ pub enum Kind {
     Cuda,
 }
 
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Vulkan => "vulkan",
+            Self::Cuda => "cuda",
+        }
+    }
+}
+
 /// The checked flags.
 #[derive(Clone, Debug)]
 pub struct Compute {

@@ -24,12 +24,15 @@ pub fn exit_code(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     match panic::catch_unwind(AssertUnwindSafe(program)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {}", with_causes(&error));
+            smalti_train::say!("error: {}", with_causes(&error));
             if is_wrong_use(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
         Err(panic) => {
             let place = place.lock().ok().and_then(|place| place.clone()).unwrap_or_else(|| "an unknown place".to_string());
-            eprintln!("error: the program went wrong at {place}: {}; hint: this is a fault of smalti, please report it with the command", message(&*panic));
+            smalti_train::say!(
+                "error: the program went wrong at {place}: {}; hint: this is a fault of smalti, please report it with the command",
+                message(&*panic)
+            );
             ExitCode::FAILURE
         }
     }

@@ -1,13 +1,25 @@
 //! The PNGs that are written: their names, the texts inside them, and the folder they go to.
 
 use anyhow::{Context, anyhow};
+use sha2::{Digest, Sha256};
 use smalti_data::Picture;
 use smalti_data::grid::{GridOptions, assemble};
 use smalti_nn::weights::write_atomically;
 use std::fs;
 use std::path::Path;
 
-/// Letters and digits of a prompt, in lower case, joined by hyphens: the start of a file name.
+/// The start of the file names of a prompt's pictures: its [`slug`], and, where that leaves words out or has none, some digits that tell it from other prompts.
+pub fn file_stem(prompt: &str) -> String {
+    let slug = slug(prompt);
+    let characters = |text: &str| text.chars().filter(|character| character.is_alphanumeric()).count();
+    if prompt.is_empty() || characters(&slug) == characters(&prompt.to_lowercase()) {
+        return slug;
+    }
+    let digest = Sha256::digest(prompt.as_bytes());
+    format!("{slug}-{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2])
+}
+
+/// Letters and digits of a prompt, in lower case, joined by hyphens.
 pub fn slug(prompt: &str) -> String {
     const LENGTH_LIMIT: usize = 40;
     let mut slug = String::new();
@@ -61,5 +73,15 @@ mod tests {
         assert_eq!(slug("... "), "picture");
         assert_eq!(slug("Ein grüner Käfer"), "ein-grüner-käfer");
         assert!(slug(&"word ".repeat(10_000)).chars().count() <= 40);
+    }
+
+    #[test]
+    fn prompts_that_begin_alike_have_files_of_their_own() {
+        let long = |last: &str| file_stem(&format!("a small red fox in the snow under a large old {last}"));
+        assert_ne!(long("tree"), long("oak"));
+        assert!(long("oak").starts_with("a-small-red-fox-in-the-snow-under-a-larg-"), "{}", long("oak"));
+        assert_eq!(file_stem("A red fox, noto style!"), "a-red-fox-noto-style");
+        assert_ne!(file_stem("🦊"), file_stem("🐻"));
+        assert_eq!(file_stem(""), "picture");
     }
 }

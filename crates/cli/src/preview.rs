@@ -22,7 +22,7 @@ pub fn show(picture: &Picture, when: When) {
     let terminal = std::io::stderr().is_terminal();
     if when == When::Always || (when == When::Auto && terminal) {
         let columns = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(width, _)| usize::from(width.0));
-        eprint!("{}", blocks(picture, columns.min(WIDTH_LIMIT)));
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), blocks(picture, columns.min(WIDTH_LIMIT)).as_bytes()); // no work is lost with it
     }
 }
 

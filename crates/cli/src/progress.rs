@@ -88,13 +88,13 @@ impl Reporter {
         if done >= total {
             let elapsed = stage.started.elapsed().as_secs_f64();
             stage.bar.finish_and_clear();
-            eprintln!("{name}: {total} in {elapsed:.1} s");
+            smalti_train::say!("{name}: {total} in {elapsed:.1} s");
             // What follows under the same name is another stage.
             self.stage = None;
         } else if !self.on_terminal && stage.last_line.elapsed() >= LINE_INTERVAL {
             stage.last_line = Instant::now();
             let rate = done as f64 / stage.started.elapsed().as_secs_f64();
-            eprintln!("{name}: {done} of {total}, {rate:.1}/s, {:.0} s left", (total - done) as f64 / rate);
+            smalti_train::say!("{name}: {done} of {total}, {rate:.1}/s, {:.0} s left", (total - done) as f64 / rate);
         }
     }
 

@@ -186,6 +186,9 @@ fn decode_raster(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Pictu
     };
     let damaged = |error: image::ImageError| PictureError::Damaged { format: name, reason: error.to_string() };
 
+    if format == ImageFormat::Jpeg && !reaches_end_of_jpeg(bytes) {
+        return Err(PictureError::Damaged { format: name, reason: "it stops before its end marker".to_string() });
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
     // 8 bytes a pixel is the widest layout (16-bit RGBA); as much again for the decoder's own rows and tables.
@@ -200,6 +203,25 @@ fn decode_raster(bytes: &[u8], options: &DecodeOptions) -> Result<Picture, Pictu
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
     let rgb = if decoded.color().has_alpha() { composite(decoded.into_rgba8().as_raw(), options.background) } else { decoded.into_rgb8().into_raw() };
     Picture::new(width, height, rgb)
+}
+
+/// Whether a JPEG goes on to the marker that ends it. Decoders fill in what is missing, so that a file cut short would pass for a picture that is half grey.
+fn reaches_end_of_jpeg(bytes: &[u8]) -> bool {
+    let mut at = 2; // behind the marker that begins the picture
+    while let Some(&[first, marker]) = bytes.get(at..at + 2).and_then(|pair| pair.first_chunk()) {
+        at += match (first, marker) {
+            (0xff, 0xd9) => return true,
+            // Restart markers, an escaped 0xff and the one marker without a length stand alone.
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd7) => 2,
+            // Fill bytes, and the coded picture between markers.
+            (0xff, 0xff) | (0..0xff, _) => 1,
+            (0xff, _) => match bytes.get(at + 2..at + 4) {
+                Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
+                _ => return false,
+            },
+        };
+    }
+    false
 }
 
 /// Straight (not premultiplied) RGBA over a background, rounded to nearest.

@@ -76,8 +76,11 @@ impl Bundle {
             _ => Path::new("."),
         };
         fs::create_dir_all(parent).map_err(|source| PipelineError::io(parent, source))?;
-        let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
-        let old = parent.join(format!(".{name}.{}.old.tmp", std::process::id()));
+        // A process that was killed may have left some behind, and its number may be this one's now.
+        let unused =
+            |ending: &str| (0u32..).map(|attempt| parent.join(format!(".{name}.{}-{attempt}.{ending}", std::process::id()))).find(|path| !path.exists());
+        let exhausted = || io(io::Error::new(io::ErrorKind::AlreadyExists, "no temporary name is free"));
+        let (temporary, old) = (unused("tmp").ok_or_else(exhausted)?, unused("old.tmp").ok_or_else(exhausted)?);
         let written = self.write_parts(&temporary, storage).and_then(|manifest| {
             match replaces {
                 Existing::Bundle => fs::rename(path, &old).map_err(io)?,

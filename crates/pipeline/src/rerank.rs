@@ -11,19 +11,32 @@ const BATCH_SIZE: usize = 16;
 
 /// One score for each picture, of any size. A prompt that is too long for the network is judged by its start.
 pub fn scores(contrastive: &ContrastivePart, prompt: &str, pictures: &[Picture], progress: &mut dyn FnMut(Progress)) -> Result<Vec<f32>, PipelineError> {
+    scores_of(contrastive, prompt, pictures.len(), |index| Ok(pictures[index].clone()), progress)
+}
+
+/// The same for pictures that `read` gives one by one, so that not all of them need be in memory at full size.
+pub fn scores_of(
+    contrastive: &ContrastivePart,
+    prompt: &str,
+    count: usize,
+    read: impl Fn(usize) -> Result<Picture, PipelineError>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<f32>, PipelineError> {
     let text = text_embedding(contrastive, prompt)?;
     let (network, size) = (&contrastive.model, contrastive.model.config().image.image_size);
     let device = network.logit_scale().device();
-    let mut scores = Vec::with_capacity(pictures.len());
-    for batch in pictures.chunks(BATCH_SIZE) {
+    let mut scores = Vec::with_capacity(count);
+    for first in (0..count).step_by(BATCH_SIZE) {
+        let batch = first..(first + BATCH_SIZE).min(count);
         // Squashed to the square with the filter of the authors' own preprocessing (bicubic); pictures made here are square anyway.
-        let pixels: Vec<f32> = batch.iter().flat_map(|picture| resize(picture, size, size, Filter::Bicubic).to_f32()).collect();
+        let squares = batch.clone().map(|index| Ok(resize(&read(index)?, size, size, Filter::Bicubic).to_f32())).collect::<Result<Vec<_>, PipelineError>>()?;
+        let pixels = squares.concat();
         let pixels = Tensor::<4>::from_data(TensorData::new(pixels, [batch.len(), size, size, 3]), &device);
         let embeddings: Vec<f32> = network.encode_image(pixels).into_data().iter::<f32>().collect();
         for embedding in embeddings.chunks_exact(text.len()) {
             scores.push(finite("score", embedding.iter().zip(&text).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32)?);
         }
-        progress(Progress { stage: Stage::Scores, done: scores.len(), total: pictures.len() });
+        progress(Progress { stage: Stage::Scores, done: scores.len(), total: count });
     }
     Ok(scores)
 }

@@ -4,8 +4,10 @@ use crate::TrainError;
 use crate::recipe_file::{RecipeError, RecipeFile};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use smalti_data::DataError;
 use smalti_data::dataset::Dataset;
 use smalti_data::text_tokenizer::TextTokenizer;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// `[text_tokenizer]`: trained on the captions of the training pictures, or any published one.
@@ -38,6 +40,27 @@ impl TextTokenizerSettings {
             None => Ok(TextTokenizer::train(&training.captions()?, self.vocabulary_size)?),
         }
     }
+}
+
+/// The captions of every picture of a data set, and which of `readable` may be shown: not those whose caption is missing or blank where one is required,
+/// which were said and counted before.
+pub fn of_readable(dataset: &Dataset, mut readable: Vec<usize>) -> Result<(Vec<Vec<String>>, Vec<usize>), TrainError> {
+    let (mut captions, mut blank) = (Vec::with_capacity(dataset.len()), BTreeSet::new());
+    for index in 0..dataset.len() {
+        captions.push(match dataset.description(index) {
+            Ok(description) => description.captions,
+            Err(DataError::BlankCaption { .. }) => {
+                blank.insert(index);
+                Vec::new()
+            }
+            Err(error) => return Err(error.into()),
+        });
+    }
+    readable.retain(|index| !blank.contains(index));
+    if readable.is_empty() {
+        return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
+    }
+    Ok((captions, readable))
 }
 
 /// Captions as a network wants them.

@@ -7,6 +7,7 @@
 use crate::TrainError;
 use crate::pictures::{Pictures, host, stack};
 use sha2::{Digest, Sha256};
+use smalti_data::DataError;
 use smalti_data::loader::Item;
 use smalti_models::image_tokenizer::vqgan::Vqgan;
 use smalti_nn::precision;
@@ -130,10 +131,19 @@ fn cached(
         let range = start..dataset.len().min(start + PART_SIZE);
         let path = folder.join(format!("part-{:05}.words", start / PART_SIZE));
         let part = match read_part(&path, range.len() * count, &valid) {
-            Some(part) => part,
+            Some(part) => {
+                let mut broken = part.chunks_exact(count).enumerate().filter(|(_, words)| words[0] == BROKEN).map(|(place, _)| start + place).peekable();
+                if let Some(&first) = broken.peek() {
+                    let (found, limit) = (broken.count(), pictures.settings().broken_limit);
+                    let reason = "it could not be read when the data set was encoded".to_string();
+                    let too_many = DataError::TooManyBroken { count: limit - broken_left + found, limit, key: dataset.key(first).to_string(), reason };
+                    broken_left = broken_left.checked_sub(found).ok_or(too_many)?;
+                }
+                part
+            }
             None => {
                 let which = if variant == 0 { String::new() } else { format!(", variant {}", variant + 1) };
-                eprintln!("encoding pictures {} to {} of {}{which}", range.start + 1, range.end, dataset.len());
+                crate::say!("encoding pictures {} to {} of {}{which}", range.start + 1, range.end, dataset.len());
                 let part = encode_part(pictures, variant, range, count, &mut broken_left, &encode)?;
                 write_part(&path, &part).map_err(|source| TrainError::io(&path, source))?;
                 part
@@ -179,7 +189,7 @@ fn encode_part(
         match pictures.item(index, variant) {
             Ok(item) => readable.push(item),
             Err(error) if *broken_left > 0 => {
-                eprintln!("warning: {error}; left out");
+                crate::say!("warning: {error}; left out");
                 *broken_left -= 1;
             }
             Err(error) => return Err(error.into()),

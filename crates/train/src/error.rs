@@ -17,7 +17,7 @@ pub enum TrainError {
     NothingToResume { path: PathBuf, found: &'static str },
     #[error("run {}: the recipe is not the one this run was started with: {difference}; hint: resume with {}, or start another run with --run DIR", path.display(), path.join("recipe.toml").display())]
     OtherRecipe { path: PathBuf, difference: String },
-    #[error("run {}: its pictures have changed: {difference}; hint: put them back, or start another run with --run DIR", path.display())]
+    #[error("run {}: what it learns from has changed: {difference}; hint: put it back, or start another run with --run DIR", path.display())]
     OtherData { path: PathBuf, difference: String },
     #[error("checkpoint {}: could not be written: {reason}; hint: earlier checkpoints are untouched, free some space and --resume", path.display())]
     CheckpointWrite { path: PathBuf, reason: String },

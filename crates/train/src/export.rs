@@ -12,7 +12,7 @@ pub fn save(bundle: &Bundle, folder: &Path) -> Result<(), TrainError> {
     loop {
         match bundle.save_parts(folder, &|part| if whole.contains(&part) { Storage::F32 } else { Storage::F16 }) {
             Err(PipelineError::Weights { part, source: WeightsError::Range { tensor, value, .. } }) if !whole.contains(&part) => {
-                eprintln!("warning: {part}: {value} in {tensor} is beyond half precision, so this part is stored in f32");
+                crate::say!("warning: {part}: {value} in {tensor} is beyond half precision, so this part is stored in f32");
                 whole.push(part);
             }
             saved => return Ok(saved.map(drop)?),

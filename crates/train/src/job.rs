@@ -101,7 +101,8 @@ impl Job {
     }
 
     fn start<R: Recipe>(&self, mut recipe: R, settings: &LoopSettings, run: &RunFolder, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        let data = recipe.pictures().map(|pictures| DataRecord::of(pictures.training()));
+        let inputs = recipe.inputs()?;
+        let data = recipe.pictures().map(|pictures| DataRecord::of(pictures.training(), inputs));
         let _alone = run.lock()?;
         data.iter().try_for_each(|data| run.check_data(data))?;
         run.begin(&self.recipe)?;

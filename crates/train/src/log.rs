@@ -5,9 +5,23 @@ use crate::recipe::Measures;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use smalti_nn::weights::write_atomically;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+
+/// A line on stderr, formatted like `eprintln!`. Where it cannot be written (a closed pipe, a log file on a full disk) the work goes on; `eprintln!` would end it.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::log::line(format_args!($($text)*))
+    };
+}
+
+/// What [`say!`] calls.
+pub fn line(text: fmt::Arguments) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
 
 /// One line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,7 +121,7 @@ impl Display {
                 let text = format!("{}  rate {learning_rate:.2e}  {pictures_per_second:.1} pictures/s", figures(losses));
                 match &self.bar {
                     Some(bar) => bar.set_message(text),
-                    None => eprintln!("step {step}/{}  {text}  {} left", self.step_count, duration(seconds_left)),
+                    None => crate::say!("step {step}/{}  {text}  {} left", self.step_count, duration(seconds_left)),
                 }
             }
             Entry::Evaluation { step, measures, .. } if !measures.is_empty() => self.say(&format!("evaluation at step {step}: {}", figures(measures))),
@@ -121,8 +135,8 @@ impl Display {
     /// A line above the bar.
     pub fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| crate::say!("{text}")),
+            None => crate::say!("{text}"),
         }
     }
 

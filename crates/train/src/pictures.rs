@@ -163,7 +163,7 @@ impl Pictures {
         let split = settings.is_split();
         let training = settings.open(if split { settings.path.join(TRAIN) } else { settings.path.clone() }, captions)?;
         for problem in training.problems() {
-            eprintln!("warning: {problem}; skipped");
+            crate::say!("warning: {problem}; skipped");
         }
         let held_out_path = settings.path.join(&settings.held_out);
         let held_out = (split && !settings.held_out.is_empty() && held_out_path.is_dir()).then(|| settings.open(held_out_path, captions)).transpose()?;
@@ -208,7 +208,7 @@ impl Pictures {
         let batch = loader.next_batch()?;
         for broken in loader.broken() {
             if self.broken.insert(broken.key.clone()) {
-                eprintln!("warning: picture `{}`: {}; another takes its place", broken.key, broken.reason);
+                crate::say!("warning: picture `{}`: {}; another takes its place", broken.key, broken.reason);
             }
         }
         self.next_pass = number + 1;
@@ -240,7 +240,7 @@ fn evenly_spread(dataset: &Dataset, settings: &PictureSettings, count: usize) ->
         match decoded(dataset, place * dataset.len() / count, &transform, &decode, &mut unused) {
             Ok(item) => items.push(item),
             Err(error) if broken_count < settings.broken_limit => {
-                eprintln!("warning: {error}; skipped");
+                crate::say!("warning: {error}; skipped");
                 broken_count += 1;
             }
             Err(error) => return Err(error.into()),

@@ -30,6 +30,10 @@ pub trait Recipe {
     fn pictures(&self) -> Option<&Pictures> {
         None
     }
+    /// Checksums of the frozen things that training reads besides pictures, by the keys of the recipe that name them; a resumed run must find them unchanged.
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        Ok(BTreeMap::new())
+    }
     /// The pictures of one pass; the same for the same `pass`, whatever was asked before.
     fn batch(&mut self, pass: Pass) -> Result<Self::Batch, TrainError>;
     /// Forward and backward: gathers `pass.share()` of the gradients in the learners and returns the losses.

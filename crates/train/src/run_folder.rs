@@ -7,8 +7,10 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// Recipe keys that change how a run is watched or how long it is, and nothing that was already computed. A resumed run may differ in them.
-const FREE_KEYS: [&str; 8] = [
+const FREE_KEYS: [&str; 10] = [
     "conditions.text_state_cache",
+    "data.image_token_cache",
+    "data.worker_count",
     "train.steps",
     "train.log_interval",
     "train.sample_interval",
@@ -20,6 +22,13 @@ const FREE_KEYS: [&str; 8] = [
 
 /// The section of what is drawn while a run goes on, and of how its bundle is usually drawn with: as free as the keys above.
 const FREE_SECTION: &str = "samples.";
+
+fn nothing_readable(file: &Path, error: &toml::de::Error) -> TrainError {
+    TrainError::io(
+        file,
+        std::io::Error::new(std::io::ErrorKind::InvalidData, format!("expected the recipe that the run was started with, found {}", error.message())),
+    )
+}
 
 /// Keys that runs from before they were recorded did not have, and what they stood for.
 const FORMER_DEFAULTS: [(&str, &str); 1] = [("train.precision", "\"f32\"")];
@@ -50,7 +59,9 @@ impl RunFolder {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(nothing("a folder without recipe.toml")),
             Err(source) => return Err(TrainError::io(&file, source)),
         };
-        let [old, new] = [&started, recipe].map(|text| toml::from_str::<toml::Table>(text).map(|table| flatten("", &table)).unwrap_or_default());
+        let table = |text: &str| toml::from_str::<toml::Table>(text).map(|table| flatten("", &table));
+        let old = table(&started).map_err(|error| nothing_readable(&file, &error))?;
+        let new = table(recipe).unwrap_or_default();
         // Data that only moved is told from other data by what it is, where that is known.
         let knows_data = run.data().is_file();
         let keys = old.iter().chain(&new).map(|(key, _)| key);
@@ -98,7 +109,9 @@ impl RunFolder {
 
     /// The last part of the path.
     pub fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        // `.` and `..` have no last part until it is known where they lead.
+        let whole = if self.path.file_name().is_none() { fs::canonicalize(&self.path).ok() } else { None };
+        whole.as_ref().unwrap_or(&self.path).file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     pub fn checkpoints(&self) -> PathBuf {

@@ -72,7 +72,7 @@ impl TextStates {
         let missing: Vec<&str> = wanted.iter().filter(|(key, _)| !cache.places.contains_key(*key)).map(|(_, caption)| *caption).collect();
         let mut done = 0;
         while done < missing.len() {
-            eprintln!("encoding captions from {} of {}", done + 1, missing.len());
+            crate::say!("encoding captions from {} of {}", done + 1, missing.len());
             let part = states.encode_part(&missing[done..])?;
             let path = folder.join(format!("{}.states", part.name()));
             write_atomically(&path, |writer| writer.write_all(&part.bytes())).map_err(|source| TrainError::io(&path, source))?;
@@ -160,7 +160,7 @@ impl TextStates {
                 Some(entries) if !needed(&entries) => {}
                 Some(entries) if checksum_holds(&path).unwrap_or(false) => cache.add(path, &entries, self.channels()),
                 _ => {
-                    eprintln!("warning: {}: damaged; made again", path.display());
+                    crate::say!("warning: {}: damaged; made again", path.display());
                     fs::remove_file(&path).map_err(|source| TrainError::io(&path, source))?;
                 }
             }

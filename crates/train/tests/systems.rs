@@ -79,7 +79,7 @@ impl Runs {
     }
 
     /// Trains the sample recipe of `system` with its smoke table and some overrides; inline tables replace keys one by one.
-    fn train(&self, system: &str, run: &str, overrides: &[&[&str]], resume: bool) {
+    fn try_train(&self, system: &str, run: &str, overrides: &[&[&str]], resume: bool) -> Result<Outcome, String> {
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../recipes/{system}/pictograms_sample.toml"));
         let mut sets =
             vec![format!("data.path=\"{}\"", self.path("pictures").display()), format!("data.image_token_cache=\"{}\"", self.path("cache").display())];
@@ -91,8 +91,24 @@ impl Runs {
         }
         let file = RecipeFile::read(&recipe, &sets, true).unwrap();
         let job = Job::resolve(&file, Some(self.path(run))).unwrap_or_else(|error| panic!("{error}"));
-        let outcome = job.run(resume, &Device::flex(), &AtomicBool::new(false)).unwrap_or_else(|error| panic!("{system} {run}: {error}"));
+        job.run(resume, &Device::flex(), &AtomicBool::new(false)).map_err(|error| error.to_string())
+    }
+
+    fn train(&self, system: &str, run: &str, overrides: &[&[&str]], resume: bool) {
+        let outcome = self.try_train(system, run, overrides, resume).unwrap_or_else(|error| panic!("{system} {run}: {error}"));
         assert_eq!(outcome, Outcome::Finished);
+    }
+
+    /// What a generator's recipe names, trained: the image tokenizer `tokenizer`, and `ranking` to rank and to judge.
+    fn train_named(&self) -> Vec<String> {
+        self.train("vqgan", "tokenizer", &[&VQGAN], false);
+        self.train("clip", "ranking", &[&CLIP], false);
+        let named = [("image_tokenizer", "tokenizer"), ("contrastive", "ranking"), ("judge", "ranking")];
+        named.map(|(key, run)| format!("{key}=\"{}\"", self.path(run).join("bundle").display())).to_vec()
+    }
+
+    fn write_captions(&self, what: &str) {
+        (0..8).for_each(|index| std::fs::write(self.path(&format!("pictures/{index}.txt")), format!("{what} {index}")).unwrap());
     }
 
     fn weights(&self, run: &str, step: usize, name: &str) -> NamedTensors {
@@ -193,6 +209,48 @@ fn a_generator_bundle_holds_what_its_recipe_named_and_its_image_tokens_are_made_
     runs.train("dalle_bart", "small", &[&DALLE_BART, &named, &["train.batch_size=1", "train.accumulation=4", "optimizer.epsilon=1e-3"]], false);
     runs.train("dalle_bart", "large", &[&DALLE_BART, &named, &["optimizer.epsilon=1e-3"]], false);
     assert_close(&runs.weights("small", 6, "generator"), &runs.weights("large", 6, "generator"), 2e-4, "accumulation");
+}
+
+#[test]
+fn a_run_goes_on_only_with_what_it_was_started_with() {
+    let runs = Runs::new();
+    let named = runs.train_named();
+    let named: Vec<&str> = named.iter().map(String::as_str).collect();
+    runs.train("dalle_bart", "run", &[&DALLE_BART, &named], false);
+    let resumed = || runs.try_train("dalle_bart", "run", &[&DALLE_BART, &named, &["train.steps=7"]], true);
+
+    std::fs::rename(runs.path("tokenizer"), runs.path("kept")).unwrap();
+    runs.train("vqgan", "tokenizer", &[&VQGAN, &["train.seed=2"]], false);
+    let error = resumed().unwrap_err();
+    assert!(error.contains("what it learns from has changed: `image_tokenizer` is no longer the one it was started with"), "{error}");
+    std::fs::remove_dir_all(runs.path("tokenizer")).unwrap();
+    std::fs::rename(runs.path("kept"), runs.path("tokenizer")).unwrap();
+
+    runs.write_captions("drawing");
+    let error = resumed().unwrap_err();
+    assert!(error.contains("its captions make another text tokenizer"), "{error}");
+    runs.write_captions("picture number");
+    assert_eq!(resumed().unwrap(), Outcome::Finished);
+}
+
+/// With their image tokens read from the cache, too.
+#[test]
+fn broken_pictures_and_blank_captions_are_left_out_up_to_the_limit() {
+    let runs = Runs::new();
+    let named = runs.train_named();
+    let named: Vec<&str> = named.iter().map(String::as_str).collect();
+    std::fs::write(runs.path("pictures/broken.png"), b"\x89PNG\r\n\x1a\n but no more").unwrap();
+    std::fs::write(runs.path("pictures/broken.txt"), "a broken one").unwrap();
+    std::fs::write(runs.path("pictures/3.txt"), " ").unwrap();
+    let train = |run: &str, limit: usize| {
+        let limits = [format!("data.broken_limit={limit}"), "data.problem_limit=1".to_string()];
+        runs.try_train("dalle_bart", run, &[&DALLE_BART, &named, &[&limits[0], &limits[1]]], false)
+    };
+    assert_eq!(train("first", 2).unwrap(), Outcome::Finished);
+    let error = train("second", 1).unwrap_err();
+    assert!(error.contains("2 broken pictures, `broken_limit` is 1"), "{error}");
+    assert_eq!(train("third", 2).unwrap(), Outcome::Finished);
+    assert_eq!(runs.weights("third", 6, "generator"), runs.weights("first", 6, "generator"));
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -52,14 +52,14 @@ pub fn run(job: Job) -> anyhow::Result<()> {
         DataRecipe::Pictograms(config) => {
             let summary = pictograms::build(config, &job.source, &job.out, &mut |done, total| reporter.report("drawing pictograms", done, total))?;
             for (reason, count) in summary.left_out_counts() {
-                eprintln!("left out {count}: {reason}");
+                smalti_train::say!("left out {count}: {reason}");
             }
             let counts: Vec<String> = Split::ALL.iter().map(|&split| format!("{} {}", summary.picture_count(split), split.name())).collect();
             counts.join(", ")
         }
         DataRecipe::Dolls(config) => {
             let summary = dolls::build(config, &job.source, &job.out, &mut |done, total| reporter.report("putting dolls together", done, total))?;
-            eprintln!("held out {} of {} combinations of two parts", summary.held_out_combination_count, summary.combination_count);
+            smalti_train::say!("held out {} of {} combinations of two parts", summary.held_out_combination_count, summary.combination_count);
             format!("{} train, {} pairs", summary.train_count, summary.held_out_count)
         }
     };

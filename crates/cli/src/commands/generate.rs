@@ -3,7 +3,7 @@
 use super::sampling::{self, SamplingFlags};
 use super::settings::Settings;
 use super::start::{Start, StartFiles, StartFlags};
-use crate::made_files::{contact_sheet, film_strip, prepare_folder, slug, write_png};
+use crate::made_files::{contact_sheet, file_stem, film_strip, prepare_folder, write_png};
 use crate::output::{grouped, print, print_json};
 use crate::preview::{self, When};
 use crate::progress::Reporter;
@@ -86,7 +86,7 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
 impl Job {
     /// A PNG of this job; `name` is the number of a picture, or `sheet`.
     fn file(&self, name: &str) -> PathBuf {
-        self.out.join(format!("{}-{}-{name}.png", slug(&self.request.prompt), self.request.seed))
+        self.out.join(format!("{}-{}-{name}.png", file_stem(&self.request.prompt), self.request.seed))
     }
 }
 
@@ -110,7 +110,7 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     })?;
     if let Some(truncation) = made.truncated {
         let (found, kept) = (truncation.token_count, truncation.kept_count);
-        eprintln!("warning: prompt: expected at most {kept} text tokens, found {found}; only the start was read");
+        smalti_train::say!("warning: prompt: expected at most {kept} text tokens, found {found}; only the start was read");
     }
     let result = write(&job, &made, bundle.manifest().id(), settings)?;
     if job.json { print_json(&result) } else { print(&result.text()) }

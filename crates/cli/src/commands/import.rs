@@ -152,7 +152,10 @@ fn import_parts(job: &Job, format: Format) -> anyhow::Result<()> {
     let mut parts = Vec::new();
     for part in imported {
         if part.lacks_text_tokenizer() {
-            eprintln!("warning: {}: no text tokenizer found, so this part cannot read prompts; hint: --text-tokenizer FILE", job.source.path.display());
+            smalti_train::say!(
+                "warning: {}: no text tokenizer found, so this part cannot read prompts; hint: --text-tokenizer FILE",
+                job.source.path.display()
+            );
         }
         parts.push(part.part());
         part.put_into(&mut bundle);

@@ -211,7 +211,9 @@ fn find(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Report, Picture)> {
     let mut measures = vec![Measure::Pixels { size: size.min(COMPARED_SIZE) }];
     match instruments.features() {
         Some(network) => measures.push(Measure::Features(network)),
-        None => eprintln!("warning: pictures are compared pixel by pixel only; hint: name a bundle with a judge with --judge DIR to compare what they show"),
+        None => smalti_train::say!(
+            "warning: pictures are compared pixel by pixel only; hint: name a bundle with a judge with --judge DIR to compare what they show"
+        ),
     }
     let rule = instruments.prompts.caption_rule();
     let training_rule = if job.training_captions { rule } else { CaptionRule::Optional };

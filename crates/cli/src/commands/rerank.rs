@@ -60,11 +60,11 @@ struct Ranked {
 
 pub fn run(job: Job) -> anyhow::Result<()> {
     let bundle = BundleFolder::open(&job.bundle)?;
-    let pictures = job.images.iter().map(|path| Picture::open(path, &DecodeOptions::default())).collect::<Result<Vec<_>, _>>()?;
     let scores = job.compute.run(|| {
         let contrastive = bundle.contrastive(&job.compute.device, "rank pictures")?;
         let mut reporter = Reporter::new();
-        rerank::scores(&contrastive, &job.prompt, &pictures, &mut |progress| reporter.pipeline(progress))
+        let read = |index: usize| Ok(Picture::open(&job.images[index], &DecodeOptions::default())?);
+        rerank::scores_of(&contrastive, &job.prompt, job.images.len(), read, &mut |progress| reporter.pipeline(progress))
     })?;
     let ranked = rerank::order(&scores).into_iter().map(|index| Ranked { file: job.images[index].display().to_string(), score: scores[index] }).collect();
     let output = Output { prompt: job.prompt, bundle: bundle.manifest().id(), pictures: ranked };

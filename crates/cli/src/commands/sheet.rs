@@ -2,7 +2,7 @@
 
 use super::sampling::{self, SamplingFlags};
 use super::settings::Settings;
-use crate::made_files::{contact_sheet, write_png};
+use crate::made_files::{contact_sheet, prepare_folder, write_png};
 use crate::output::{print, print_json};
 use crate::preview::{self, When};
 use crate::progress::Reporter;
@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use smalti_pipeline::BundleFolder;
 use smalti_pipeline::text_to_image::{self, Request, TextToImage};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Draw one picture for each line of a file, on one sheet
 #[derive(Clone, Debug, clap::Args)]
@@ -104,6 +104,7 @@ struct PictureOutput {
 pub fn run(job: Job) -> anyhow::Result<()> {
     let bundle = sampling::open(&job.bundle, job.classifier.as_deref())?;
     job.requests.iter().try_for_each(|request| text_to_image::parts(&bundle, request).map(drop))?;
+    prepare_folder(job.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     let (pictures, outputs) = job.compute.run(|| draw(&job, &bundle))?;
     let sheet = contact_sheet(&pictures)?;
     let request = &job.requests[0];

@@ -3,7 +3,7 @@
 use crate::compute;
 use crate::output::print;
 use anyhow::Context;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use smalti_nn::Precision;
 use smalti_train::RecipeFile;
@@ -69,27 +69,35 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     match job.compute.run(|| job.training.run(job.resume, &job.compute.device, &stop))? {
         Outcome::Finished => print(&run.join("bundle").display().to_string()),
         Outcome::Stopped { step } => {
-            eprintln!("stopped after step {step}, which is saved; to go on: {}", job.resume_command);
+            smalti_train::say!("stopped after step {step}, which is saved; to go on: {}", job.resume_command);
             Ok(())
         }
     }
 }
 
-/// Set by the first Ctrl-C (or a termination by a scheduler). The second ends the process at once, which costs the work since the last checkpoint and
+/// Set by the first Ctrl-C (or a termination by a scheduler, or the end of the terminal). The second ends the process at once, which costs the work since the last checkpoint and
 /// nothing else.
 fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
+    let heard = if ignores_hang_up() { vec![SIGINT, SIGTERM] } else { vec![SIGINT, SIGTERM, SIGHUP] };
+    let mut signals = Signals::new(heard).context("cannot listen for Ctrl-C")?;
     let asked = Arc::clone(&stop);
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if asked.swap(true, Ordering::Relaxed) {
                 std::process::exit(128 + signal);
             }
-            eprintln!("stopping after the step in hand, which is saved; once more stops at once, with what was saved last");
+            smalti_train::say!("stopping after the step in hand, which is saved; once more stops at once, with what was saved last");
         }
     });
     Ok(stop)
+}
+
+/// Whether the end of the terminal is nothing to this process, as `nohup` has it; where that cannot be known it stays as it is.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    ignored.is_none_or(|bits| bits >> (SIGHUP - 1) & 1 == 1)
 }
 
 /// What to type to continue: the same flags with `--resume`.
@@ -98,6 +106,8 @@ fn resume_command(flags: &Flags) -> String {
     words.extend(flags.run.iter().map(|run| format!("--run {}", quoted(&run.display().to_string()))));
     words.extend(flags.set.iter().map(|set| format!("--set {}", quoted(set))));
     words.extend(flags.compute.precision.map(|precision| format!("--precision {}", precision.word())));
+    words.extend((flags.compute.device != compute::Kind::Cpu).then(|| format!("--device {}", flags.compute.device.word())));
+    words.extend(flags.compute.threads.as_ref().map(|threads| format!("--threads {threads}")));
     words.extend(flags.smoke.then(|| "--smoke".to_string()));
     words.push("--resume".to_string());
     words.join(" ")

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{DatasetKind, walk, web_dataset};
 use crate::DataError;
 
-/// In this order: a shard or a folder with shards; `metadata.jsonl` at the top; a metadata file below; class folders (pictures only in
+/// In this order: a shard or a folder with shards (and no pictures beside them, one of which would not be meant); `metadata.jsonl` at the top; a metadata file below; class folders (pictures only in
 /// sub-folders, no `.txt`); else a folder of pictures.
 pub(super) fn kind_of(path: &Path) -> Result<DatasetKind, DataError> {
     if path.is_file() {
@@ -16,7 +16,12 @@ pub(super) fn kind_of(path: &Path) -> Result<DatasetKind, DataError> {
         return Err(DataError::NoPictures { path: path.to_path_buf(), found: "a file".into(), hint });
     }
     let files = walk::files(path)?;
-    if files.iter().any(|file| web_dataset::is_shard(&file.path)) {
+    if let Some(shard) = files.iter().find(|file| web_dataset::is_shard(&file.path)) {
+        let loose = files.iter().filter(|file| file.is_picture()).count();
+        if loose > 0 {
+            let found = format!("{loose} pictures beside the shard {}", shard.relative);
+            return Err(DataError::NoPictures { path: path.to_path_buf(), found, hint: "move either of them elsewhere" });
+        }
         return Ok(DatasetKind::WebDataset);
     }
     if files.iter().any(|file| file.relative == "metadata.jsonl") {

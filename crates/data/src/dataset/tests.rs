@@ -223,6 +223,13 @@ fn shards_plain_and_compressed_read_the_same() {
 }
 
 #[test]
+fn pictures_beside_a_shard_are_an_error_that_counts_them() {
+    let folder = folder_with(&[("fox.png", &png(1)), ("owl.png", &png(2)), ("backup.tar", &shard())]);
+    let error = open(&DatasetConfig::new(folder.path())).unwrap_err().to_string();
+    assert!(error.contains("found 2 pictures beside the shard backup.tar"), "{error}");
+}
+
+#[test]
 fn shard_problems_are_named() {
     let bytes = tar_of(&[
         ("fox.png", &png(1)),

@@ -109,6 +109,23 @@ fn bombs_are_refused_before_decoding() {
     refused(br#"<svg xmlns="http://www.w3.org/2000/svg" width="1e30" height="1e30"/>"#, "endless SVG");
 }
 
+/// Also with a thumbnail, which is a whole JPEG in itself, in front.
+#[test]
+fn jpegs_that_are_cut_short_are_damaged() {
+    let values: Vec<u8> = (0..64 * 48 * 3).map(|value| (value * 7 % 251) as u8).collect();
+    let plain = encoded(ImageFormat::Jpeg, 64, 48, ExtendedColorType::Rgb8, &values);
+    let thumbnail = encoded(ImageFormat::Jpeg, 8, 8, ExtendedColorType::Rgb8, &values[..8 * 8 * 3]);
+    let length = u16::try_from(thumbnail.len() + 2).unwrap().to_be_bytes();
+    let with_thumbnail = [&plain[..2], &[0xff, 0xe5], &length[..], &thumbnail[..], &plain[2..]].concat();
+    for whole in [plain, with_thumbnail] {
+        assert_eq!(Picture::decode(&whole, &options()).unwrap().width, 64);
+        assert_eq!(Picture::decode(&[&whole[..], b"more behind it"].concat(), &options()).unwrap().width, 64);
+        for part in [whole.len() / 2, whole.len() * 9 / 10, whole.len() - 1] {
+            assert!(matches!(Picture::decode(&whole[..part], &options()), Err(PictureError::Damaged { format: "JPEG", .. })), "{part} of {}", whole.len());
+        }
+    }
+}
+
 #[test]
 fn hostile_svg_is_an_error() {
     let deep = format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{}{}</svg>"#, "<g>".repeat(100_000), "</g>".repeat(100_000));

@@ -5,7 +5,7 @@ use super::{Level, Schedule, SettingError};
 use crate::random::unit;
 use rand_chacha::ChaCha12Rng;
 
-/// What the network is told is `augmentation` itself, in [0, 1]: 0 leaves the picture alone, 1 is the last level of the schedule.
+/// An augmentation is in [0, 1]: 0 leaves the picture alone, 1 is the last level of the schedule. (The network is told the timestep of that [`level`].)
 pub fn validate(augmentation: f64) -> Result<(), SettingError> {
     SettingError::unless((0.0..=1.0).contains(&augmentation), "noise_augmentation", "a number from 0 to 1", augmentation)
 }

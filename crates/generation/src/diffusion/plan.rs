@@ -66,6 +66,11 @@ impl Plan {
         if let Parameterization::Edm { sigma_data } = self.parameterization {
             SettingError::unless(exploding, "parameterization", "one that fits the process", "edm")?;
             SettingError::unless(sigma_data > 0.0 && sigma_data.is_finite(), "sigma_data", "a number above 0", sigma_data)?;
+            if let Process::VarianceExploding(config) = &self.process {
+                // The network's input is scaled by the process's, its output by the parameterization's: one picture has one.
+                let expected = format!("the process's {}", config.sigma_data);
+                SettingError::unless(sigma_data == config.sigma_data, "parameterization.edm.sigma_data", expected, sigma_data)?;
+            }
         }
         let consistency = matches!(self.sampler, Sampler::LatentConsistency { .. });
         let preserving = matches!(self.process, Process::VariancePreserving(_));
@@ -139,7 +144,7 @@ mod tests {
         let plan = ddpm(Sampler::Ddpm, 50);
         assert_eq!(plan.validate(), Ok(()));
         check(ddpm(Sampler::Ddpm, 0), "steps: expected at least 1, found 0");
-        check(ddpm(Sampler::Ddpm, 1001), "steps: expected at most the trained steps, found 1001");
+        check(ddpm(Sampler::Ddpm, 1001), "steps: expected at most the 1000 trained steps, found 1001");
         check(ddpm(Sampler::Ddim { eta: -0.1 }, 50), "eta: expected a number of at least 0, found -0.1");
         check(Plan { strength: 1.2, ..plan.clone() }, "strength: expected a number from 0 to 1, found 1.2");
         check(Plan { strength: f64::NAN, ..plan.clone() }, "strength: expected a number from 0 to 1, found NaN");
@@ -147,9 +152,11 @@ mod tests {
         check(Plan { spacing: Spacing::Karras { rho: -1.0 }, ..plan.clone() }, "spacing.rho: expected a number above 0, found -1");
         let offset = Plan { spacing: Spacing::Leading { offset: 1 }, ..ddpm(Sampler::Ddpm, 1000) };
         check(offset, "spacing.offset: expected an offset that leaves the first step among the trained ones, found 1");
-        check(ddpm(Sampler::LatentConsistency { distilled_steps: 4 }, 5), "steps: expected at most the distilled steps, found 5");
+        check(ddpm(Sampler::LatentConsistency { distilled_steps: 4 }, 5), "steps: expected at most the 4 distilled steps, found 5");
         let edm = Plan { parameterization: Parameterization::Edm { sigma_data: 0.5 }, ..plan };
         check(edm, "parameterization: expected one that fits the process, found edm");
+        let edm = Plan::new(Process::VarianceExploding(sigmas::Config::edm()), Parameterization::Edm { sigma_data: 5.0 }, Sampler::Heun, 18);
+        check(edm, "parameterization.edm.sigma_data: expected the process's 0.5, found 5");
     }
 
     /// 2305.08891, section 3.1: nothing can be read from predicted noise where there is only noise.

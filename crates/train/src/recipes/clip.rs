@@ -22,6 +22,7 @@ use smalti_models::contrastive::clip::config::{ImageTowerConfig, TextTowerConfig
 use smalti_models::contrastive::clip::{self, Clip, loss};
 use smalti_nn::Initializer;
 use smalti_pipeline::{Bundle, ContrastivePart};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A recipe with `system = "clip"`.
@@ -166,6 +167,10 @@ impl Recipe for ClipTraining {
 
     fn pictures(&self) -> Option<&Pictures> {
         Some(&self.pictures)
+    }
+
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        Ok(BTreeMap::from([("text_tokenizer".to_string(), self.text_tokenizer.sha256())]))
     }
 
     fn batch(&mut self, pass: Pass) -> Result<Batch, TrainError> {

@@ -2,7 +2,8 @@
 //!
 //! Nothing flows back into the image tokenizer: pictures are encoded once (`encoding_cache`), and training reads integers.
 
-use crate::captions::{TextBatch, TextTokenizerSettings};
+use crate::captions::{self, TextBatch, TextTokenizerSettings};
+use crate::data_record::part_checksum;
 use crate::encoding_cache::{self, ImageTokens};
 use crate::learner::{Learner, Learns};
 use crate::learning_rate::Schedule;
@@ -24,7 +25,8 @@ use smalti_nn::Initializer;
 use smalti_pipeline::manifest::ImageTokenSampling;
 use smalti_pipeline::parts::Generator;
 use smalti_pipeline::text_to_image::{Parts, Request, TextToImage};
-use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart};
+use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A recipe with `system = "dalle_bart"`.
@@ -189,7 +191,7 @@ pub struct TokenBatch {
 
 impl DalleBartTraining {
     pub fn new(recipe: &DalleBartRecipe, device: &Device) -> Result<Self, TrainError> {
-        recipe.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+        recipe.warnings().iter().for_each(|warning| crate::say!("warning: {warning}"));
         let folder = BundleFolder::open(&recipe.image_tokenizer)?;
         let image_tokenizer = folder.image_tokenizer(device, "encode the training pictures")?;
         let checksum = folder.manifest().image_tokenizer.as_ref().map_or(String::new(), |entry| entry.weights.sha256.clone());
@@ -254,11 +256,7 @@ impl DalleBartTraining {
 impl Examples {
     fn new(tokens: ImageTokens, pictures: &Pictures, seed: u64) -> Result<Self, TrainError> {
         let dataset = pictures.training();
-        let readable = tokens.readable();
-        if readable.is_empty() {
-            return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
-        }
-        let captions = (0..dataset.len()).map(|index| Ok(dataset.description(index)?.captions)).collect::<Result<_, TrainError>>()?;
+        let (captions, readable) = captions::of_readable(dataset, tokens.readable())?;
         Ok(Self { tokens, captions, order: EpochOrder::new(readable, seed) })
     }
 }
@@ -272,6 +270,11 @@ impl Recipe for DalleBartTraining {
 
     fn pictures(&self) -> Option<&Pictures> {
         Some(&self.pictures)
+    }
+
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        let image_tokenizer = part_checksum(&self.recipe.image_tokenizer, Part::ImageTokenizer)?;
+        Ok(BTreeMap::from([("image_tokenizer".to_string(), image_tokenizer), ("text_tokenizer".to_string(), self.text_tokenizer.sha256())]))
     }
 
     fn batch(&mut self, pass: Pass) -> Result<TokenBatch, TrainError> {

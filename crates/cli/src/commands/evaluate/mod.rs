@@ -182,7 +182,10 @@ fn evaluate(job: &Job, bundle: &BundleFolder) -> anyhow::Result<Report> {
     let parts = split::parts(&job.data)?.filter(|parts| {
         let fits = parts.size() == size;
         if !fits {
-            eprintln!("warning: composition is not measured: expected pictures of {} pixels as the dolls', found a bundle that draws {size}", parts.size());
+            smalti_train::say!(
+                "warning: composition is not measured: expected pictures of {} pixels as the dolls', found a bundle that draws {size}",
+                parts.size()
+            );
         }
         fits
     });

@@ -95,7 +95,7 @@ impl Split {
         let distinct = captions.iter().collect::<BTreeSet<_>>().len();
         let options = MeasureOptions { candidate_count: usual.candidate_count.min(distinct), seed, ..usual };
         if matches!(wanted, Some(Wanted::Captions(_))) && options.candidate_count < usual.candidate_count {
-            eprintln!("warning: {name}: R-precision among {distinct} different captions, not {}; the figure is higher for it", usual.candidate_count);
+            smalti_train::say!("warning: {name}: R-precision among {distinct} different captions, not {}; the figure is higher for it", usual.candidate_count);
         }
         let place = dataset.path().display().to_string();
         Ok(Self { name: name.to_string(), place, seen: instruments.see(&real)?, real, captions, fields, wanted, options })

@@ -193,7 +193,7 @@ pub(super) fn run(job: &Job, bundle: &BundleFolder, out: &Path) -> anyhow::Resul
             sweep.rows.push(row);
             strips.push(strip);
             done += 1;
-            eprintln!("sweep: {done} of {} rows", datasets.len() * job.ways.len());
+            smalti_train::say!("sweep: {done} of {} rows", datasets.len() * job.ways.len());
             write(&out.join("sweep.csv"), &sweep.csv())?;
             write(&out.join("sweep.svg"), &sweep.svg(&format!("{}, {} pictures each", bundle.manifest().name, job.count)))?;
         }

@@ -69,13 +69,13 @@ impl Clip {
         unit_length(self.text.forward(text_tokens, end))
     }
 
-    /// The factor on cosines, at most [`LOGIT_SCALE_LIMIT`], [1].
+    /// The factor on cosines, [1].
     pub fn logit_scale(&self) -> Tensor<1> {
-        self.logit_scale.val().exp().clamp_max(LOGIT_SCALE_LIMIT)
+        self.logit_scale.val().exp()
     }
 
-    /// Puts the learned logarithm back under its limit. Call after every optimiser step, as the authors do: above the limit its gradient is zero, and it
-    /// would stay there for good.
+    /// Puts the learned logarithm back under its limit, the logarithm of [`LOGIT_SCALE_LIMIT`]. Call after every optimiser step, as the authors do. (A limit in
+    /// the forward pass would let no gradient through once it is reached, and hold it there for good.)
     pub fn clip_logit_scale(mut self) -> Self {
         self.logit_scale = self.logit_scale.map(|logarithm| {
             let requires_grad = logarithm.is_require_grad();

@@ -153,7 +153,7 @@ fn overfits_one_batch() {
     }
     let last = values(batch_loss(&clip))[0];
     assert!(first > 0.7 && last < 0.02, "loss went from {first} to {last}");
-    assert!(values(clip.logit_scale())[0] <= 100.0);
+    assert!(values(clip.logit_scale())[0] <= 100.0 * (1.0 + 1e-6));
 }
 
 #[test]
@@ -245,11 +245,12 @@ fn the_temperature_is_clipped() {
     let mut clip = build(&tiny(), &device);
     check_close("first scale", clip.logit_scale(), [1.0f32 / 0.07], 1e-5);
     clip.logit_scale = Param::from_tensor(Tensor::from_data([9.0f32], &device));
-    check_close("limit", clip.logit_scale(), [100.0f32], 1e-6);
     let clip = clip.clip_logit_scale();
     check_close("logarithm", clip.logit_scale.val(), [100.0f32.ln()], 1e-6);
+    check_close("limit", clip.logit_scale(), [100.0f32], 1e-6);
     assert!(clip.logit_scale.val().is_require_grad());
-    assert!(gradients(&clip, &batch_loss(&clip).backward()).contains_key("logit_scale"), "at the limit it can still fall");
+    let gradient = &gradients(&clip, &batch_loss(&clip).backward())["logit_scale"];
+    assert!(gradient.values[0] != 0.0, "at the limit it can still fall");
 }
 
 /// K parts of a batch accumulate to the whole when the loss is taken once over the collected embeddings.

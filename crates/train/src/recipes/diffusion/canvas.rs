@@ -1,6 +1,7 @@
 //! Where clean canvases come from: pictures decoded ahead, or latents that lie ready.
 
 use crate::TrainError;
+use crate::captions;
 use crate::encoding_cache::{self, Latents};
 use crate::order::EpochOrder;
 use crate::pictures::Pictures;
@@ -58,12 +59,7 @@ impl Source {
         }
         let scale = image_tokenizer.latent_scale.ok_or_else(|| unfit("expected a latent scale measured on data, found none".to_string()))?;
         let latents = encoding_cache::latents(&data.image_token_cache, pictures, &image_tokenizer, &checksum)?;
-        let readable = latents.readable();
-        let dataset = pictures.training();
-        if readable.is_empty() {
-            return Err(TrainError::Unfit { place: dataset.path().display().to_string(), reason: "no picture can be read".to_string() });
-        }
-        let captions = (0..dataset.len()).map(|index| Ok(dataset.description(index)?.captions)).collect::<Result<_, TrainError>>()?;
+        let (captions, readable) = captions::of_readable(pictures.training(), latents.readable())?;
         let order = EpochOrder::new(readable, seed);
         Ok(Self::Latents(Box::new(LatentSource { image_tokenizer, scale, latents, variant_count: data.encoded_variants, captions, order })))
     }

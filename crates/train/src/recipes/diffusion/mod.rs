@@ -7,6 +7,7 @@ pub(super) mod noising; // noise, targets and weights
 mod text; //               the frozen text encoder
 
 use crate::classes::Classes;
+use crate::data_record::part_checksum;
 use crate::learner::{Learner, Learns};
 use crate::pictures::{Pictures, scalar, sheet};
 use crate::recipe::{Measures, Pass, Purpose, Recipe, RunFacts, stream};
@@ -27,7 +28,8 @@ use smalti_nn::Initializer;
 use smalti_pipeline::manifest::{DiffusionConfig, GeneratorModel};
 use smalti_pipeline::parts::{Diffusion, DiffusionNetwork, Generator};
 use smalti_pipeline::text_to_image::{Parts, Request, TextToImage, augmentation_level};
-use smalti_pipeline::{Bundle, BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, PipelineError};
+use smalti_pipeline::{Bundle, BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, Part, PipelineError};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A diffusion network in training.
@@ -62,7 +64,7 @@ pub struct DiffusionBatch {
 
 impl DiffusionTraining {
     pub fn new(recipe: &DiffusionRecipe, device: &Device) -> Result<Self, TrainError> {
-        recipe.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+        recipe.warnings().iter().for_each(|warning| crate::say!("warning: {warning}"));
         let captions = if recipe.conditions.text.is_some() { CaptionRule::Required } else { CaptionRule::Optional };
         let pictures = Pictures::open(&recipe.data, captions)?;
         let below = recipe.stage_below.as_deref().map(|path| stage_below(path, recipe, device)).transpose()?;
@@ -219,6 +221,17 @@ impl Recipe for DiffusionTraining {
 
     fn pictures(&self) -> Option<&Pictures> {
         Some(&self.pictures)
+    }
+
+    fn inputs(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        let mut inputs = BTreeMap::new();
+        if let Some(path) = &self.recipe.image_tokenizer {
+            inputs.insert("image_tokenizer".to_string(), part_checksum(path, Part::ImageTokenizer)?);
+        }
+        if let (Some(_), Some((key, path))) = (&self.recipe.conditions.text, text::reader(&self.recipe)) {
+            inputs.insert(key.to_string(), part_checksum(path, text::lending(&BundleFolder::open(path)?))?);
+        }
+        Ok(inputs)
     }
 
     fn batch(&mut self, pass: Pass) -> Result<DiffusionBatch, TrainError> {

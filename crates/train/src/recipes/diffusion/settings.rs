@@ -228,7 +228,7 @@ impl DiffusionRecipe {
         let classes = if class_field.is_some() { vec![String::new()] } else { Vec::new() };
         let checked = self.config(self.canvas_channels(None), text.as_ref().map(|_| 64), classes).validate();
         checked.map_err(|error| {
-            let key = error.key.replace("network.", "model.").replace("sampling.", "samples.");
+            let key = error.key.replace("network.", "model.").replace("sampling.parameterization", "loss.parameterization").replace("sampling.", "samples.");
             file.reject(&key, format!("expected {}, found {}", error.expected, error.found))
         })
     }

@@ -12,12 +12,13 @@ use smalti_nn::weights::{apply, collect};
 use smalti_pipeline::parts::TextEncoder;
 use smalti_pipeline::{Bundle, BundleFolder, ContrastivePart, Part, TextEncoderPart};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// The text encoder of a recipe, and the states of the captions of its pictures; `None` where the network is told no text. A stage of a cascade reads by the
 /// encoder of the stage below.
 pub fn states(recipe: &DiffusionRecipe, below: Option<&Bundle>, pictures: &Pictures, device: &Device) -> Result<Option<TextStates>, TrainError> {
     let ConditionSettings { text: condition, text_state_cache: cache, .. } = &recipe.conditions;
-    let (Some(condition), Some(path)) = (condition, recipe.text_encoder.as_ref().or(recipe.stage_below.as_ref())) else { return Ok(None) };
+    let (Some(condition), Some((_, path))) = (condition, reader(recipe)) else { return Ok(None) };
     let folder = BundleFolder::open(path)?;
     let part = lending(&folder);
     let encoder = match (part, below.and_then(|below| below.text_encoder.clone())) {
@@ -42,6 +43,12 @@ pub fn states(recipe: &DiffusionRecipe, below: Option<&Bundle>, pictures: &Pictu
     }))
 }
 
+/// The key of the recipe and the bundle whose part reads captions.
+pub fn reader(recipe: &DiffusionRecipe) -> Option<(&'static str, &PathBuf)> {
+    let own = recipe.text_encoder.as_ref().map(|path| ("text_encoder", path));
+    own.or(recipe.stage_below.as_ref().map(|path| ("stage_below", path)))
+}
+
 /// Every caption that training and evaluations may ask for; one that cannot be read is said by whoever needs it.
 fn captions(pictures: &Pictures) -> BTreeSet<String> {
     let dataset = pictures.training();
@@ -51,7 +58,7 @@ fn captions(pictures: &Pictures) -> BTreeSet<String> {
 }
 
 /// The part of a bundle that reads captions: its text encoder, or the text tower of its contrastive part, as Stable Diffusion uses CLIP's.
-fn lending(folder: &BundleFolder) -> Part {
+pub fn lending(folder: &BundleFolder) -> Part {
     let parts = folder.manifest().parts();
     if parts.contains(&Part::TextEncoder) || !parts.contains(&Part::Contrastive) { Part::TextEncoder } else { Part::Contrastive }
 }

@@ -91,7 +91,7 @@ impl NoisyClassifierTraining {
             return Err(TrainError::Unfit { place: place(), reason });
         }
         if classes.unknown_count() > 0 {
-            eprintln!("warning: {}: {} of {} pictures have no class and teach nothing", place(), classes.unknown_count(), pictures.training().len());
+            crate::say!("warning: {}: {} of {} pictures have no class and teach nothing", place(), classes.unknown_count(), pictures.training().len());
         }
         let source = Source::new(recipe.image_tokenizer.as_deref(), &pictures, recipe.train.seed, device)?;
         let latents = source.image_tokenizer().and_then(|part| {
