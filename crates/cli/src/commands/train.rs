@@ -75,8 +75,8 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     }
 }
 
-/// Set by the first Ctrl-C (or a termination by a scheduler, or the end of the terminal). The second ends the process at once, which costs the work since the last checkpoint and
-/// nothing else.
+/// Set by the first Ctrl-C (or a termination by a scheduler, or the end of the terminal). The second ends the process at once, which costs the work since the
+/// last checkpoint and nothing else.
 fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let heard = if ignores_hang_up() { vec![SIGINT, SIGTERM] } else { vec![SIGINT, SIGTERM, SIGHUP] };

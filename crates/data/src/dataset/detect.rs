@@ -5,8 +5,8 @@ use std::path::Path;
 use super::{DatasetKind, walk, web_dataset};
 use crate::DataError;
 
-/// In this order: a shard or a folder with shards (and no pictures beside them, one of which would not be meant); `metadata.jsonl` at the top; a metadata file below; class folders (pictures only in
-/// sub-folders, no `.txt`); else a folder of pictures.
+/// In this order: a shard or a folder with shards (and no pictures beside them, for one of the two would not be meant); `metadata.jsonl` at the top; a metadata
+/// file below; class folders (pictures only in sub-folders, no `.txt`); else a folder of pictures.
 pub(super) fn kind_of(path: &Path) -> Result<DatasetKind, DataError> {
     if path.is_file() {
         if web_dataset::is_shard(path) {

@@ -166,8 +166,11 @@ impl Drop for Retract<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::{each, install};
+    use super::Team;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::mpsc::channel;
+    use std::thread::spawn;
     use std::time::Duration;
 
     /// Thousands of regions of all sizes with pauses of all lengths, so that helpers are met awake, falling asleep and sleeping.
@@ -200,13 +203,17 @@ mod tests {
         assert_eq!(sum.load(Relaxed), 200 * (5 * 10 * 6 + 4 * 10 + 2 * 3));
     }
 
-    /// A region that is shared out within a task of another, by threads that others steal from: nobody may wait for the end of what it is doing itself.
+    /// As when a thread that waits within a task takes a `look_out` from rayon's queues: the job it would look at ends only when this very task does.
     #[test]
-    fn regions_within_regions_within_joins() {
-        let sum = AtomicUsize::new(0);
-        let deep = || each(4, |outer| each(16, |inner| _ = sum.fetch_add(100 * outer + inner, Relaxed)));
-        install(3, || (0..300).for_each(|_| _ = rayon::join(|| (deep(), deep()), || (deep(), deep()))));
-        assert_eq!(sum.load(Relaxed), 300 * 4 * (100 * 6 * 16 + 4 * 120));
+    fn a_thread_at_work_does_not_look_out() {
+        let (done, wait) = channel();
+        spawn(move || {
+            let team = Team::new(2);
+            team.awake.store(1, Relaxed);
+            assert!(team.share(1, &|_| team.look_out()));
+            done.send(()).unwrap();
+        });
+        assert!(wait.recv_timeout(Duration::from_secs(20)).is_ok(), "it waits for itself");
     }
 
     #[test]

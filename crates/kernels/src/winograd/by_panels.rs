@@ -11,7 +11,7 @@ use crate::threads::{count, each, part};
 use crate::vector::Vector;
 use std::ops::Range;
 
-/// Weights (a MiB of floats) whose 36 values no longer stay in the caches.
+/// Input channels times output channels from which on the 36 values of all weights, 36 MiB then, no longer stay in the caches.
 const MANY: usize = 256 * 1024;
 /// Panels for each thread, at least: with fewer some would wait at the end of each block.
 const PANELS_PER_THREAD: usize = 2;
