@@ -95,7 +95,7 @@ pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: O
     }
     let rows = batch * shape.output_height() * shape.output_width();
     let source = shape.weights(weight);
-    if winograd::applies(&shape) {
+    if winograd::applies(&shape, false) {
         return winograd::convolve(set, &Picture { x, rounded: false, shape, reversed: false }, &source, bias, y);
     }
     let zeros = vec![0.0; input_channels];
@@ -118,7 +118,7 @@ pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let source = shape.weights_turned(weight);
-    if let Some(shape) = shape.turned().filter(winograd::applies) {
+    if let Some(shape) = shape.turned().filter(|shape| winograd::applies(shape, false)) {
         return winograd::convolve(set, &Picture { x: dy, rounded: false, shape, reversed: true }, &source, None, dx);
     }
     let packed = Packed::new(set, &source, batch * height * width, true);

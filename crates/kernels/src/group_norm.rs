@@ -4,9 +4,9 @@
 //! Pixels are cut into runs fixed by the picture's size; sums over runs are added in order, so a picture's result knows neither threads nor batch.
 
 use crate::instruction_set::{InstructionSet, Kernel};
-use crate::memory::Shared;
+use crate::memory::{PAST_CACHES_FROM, Shared};
 use crate::threads::each;
-use crate::vector::{Vector, load, sigmoid, store};
+use crate::vector::{Vector, load, settle, sigmoid, store};
 
 /// Pixels of a run times channels: about what the second-level cache holds beside the output.
 const RUN_SIZE: usize = 64 * 1024;
@@ -103,13 +103,14 @@ pub fn forward(x: &[f32], scale: &[f32], bias: &[f32], shape: GroupNorm, y: &mut
             }
         }
     }
+    let past_caches = y.len() >= PAST_CACHES_FROM;
     let out = Shared::new(y);
     each(run_total, |index| {
         let (picture, range) = shape.run(index);
         // SAFETY: each run writes its own pixels.
         let y = unsafe { out.slice(range.start, range.len()) };
         let (factor, term) = (&factor[picture * channels..][..channels], &term[picture * channels..][..channels]);
-        set.run(Apply { x: &x[range], factor, term, silu, y });
+        set.run(Apply { x: &x[range], factor, term, silu, past_caches, y });
     });
 }
 
@@ -217,34 +218,58 @@ impl Kernel for Moments<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self) {
+    fn run<V: Vector>(mut self) {
+        let channels = self.shift.len();
+        let mut start = 0;
+        while start < channels {
+            // SAFETY: the channels from `start` on exist in every pixel, in the shift and in both sums.
+            unsafe {
+                if start + 4 * V::LANES <= channels {
+                    self.of_vectors::<V, 4>(start, V::LANES);
+                    start += 4 * V::LANES;
+                } else {
+                    self.of_vectors::<V, 1>(start, channels - start);
+                    start += V::LANES;
+                }
+            }
+        }
+    }
+}
+
+impl Moments<'_> {
+    /// N vectors of channels side by side, so that memory is read in runs; of a single one `count` are left.
+    /// # Safety
+    /// These channels exist.
+    #[inline(always)]
+    unsafe fn of_vectors<V: Vector, const N: usize>(&mut self, start: usize, count: usize) {
         let channels = self.shift.len();
         let pixels = self.x.len() / channels;
-        over_channels!(V, channels, |start, count| {
-            // SAFETY: `count` channels from `start` on exist in every pixel, in the shift and in both sums.
-            unsafe {
-                let shift = load::<V>(self.shift.as_ptr().add(start), count);
-                // Two chains, even and odd pixels, hide the latency of the additions.
-                let (mut sum, mut squares) = ([V::zero(); 2], [V::zero(); 2]);
-                let at = |pixel: usize| self.x.as_ptr().add(pixel * channels + start);
-                let mut pixel = 0;
-                while pixel + 2 <= pixels {
-                    for chain in 0..2 {
-                        let centred = load::<V>(at(pixel + chain), count).sub(shift);
-                        sum[chain] = sum[chain].add(centred);
-                        squares[chain] = centred.mul_add(centred, squares[chain]);
-                    }
-                    pixel += 2;
-                }
-                if pixel < pixels {
-                    let centred = load::<V>(at(pixel), count).sub(shift);
-                    sum[0] = sum[0].add(centred);
-                    squares[0] = centred.mul_add(centred, squares[0]);
-                }
-                store(sum[0].add(sum[1]), self.sums.as_mut_ptr().add(start), count);
-                store(squares[0].add(squares[1]), self.sums.as_mut_ptr().add(channels + start), count);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut shift = [V::zero(); N];
+            for (n, shift) in shift.iter_mut().enumerate() {
+                *shift = load::<V>(self.shift.as_ptr().add(start + n * V::LANES), count);
             }
-        });
+            // Two chains, even and odd pixels, hide the latency of the additions.
+            let (mut sum, mut squares) = ([[V::zero(); N]; 2], [[V::zero(); N]; 2]);
+            let mut pixel = 0;
+            while pixel < pixels {
+                for chain in 0..2.min(pixels - pixel) {
+                    let from = self.x.as_ptr().add((pixel + chain) * channels + start);
+                    for n in 0..N {
+                        let centred = load::<V>(from.add(n * V::LANES), count).sub(shift[n]);
+                        sum[chain][n] = sum[chain][n].add(centred);
+                        squares[chain][n] = centred.mul_add(centred, squares[chain][n]);
+                    }
+                }
+                pixel += 2;
+            }
+            for n in 0..N {
+                let at = start + n * V::LANES;
+                store(sum[0][n].add(sum[1][n]), self.sums.as_mut_ptr().add(at), count);
+                store(squares[0][n].add(squares[1][n]), self.sums.as_mut_ptr().add(channels + at), count);
+            }
+        }
     }
 }
 
@@ -254,6 +279,8 @@ struct Apply<'a> {
     factor: &'a [f32],
     term: &'a [f32],
     silu: bool,
+    /// Whether y is part of an output so long that it need not pass through the caches.
+    past_caches: bool,
     y: &'a mut [f32],
 }
 
@@ -262,6 +289,20 @@ impl Kernel for Apply<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
+        // Every vector then begins at a multiple of its size.
+        let aligned = (self.y.as_ptr() as usize).is_multiple_of(V::LANES * size_of::<f32>()) && self.factor.len().is_multiple_of(V::LANES);
+        if self.past_caches && aligned {
+            self.pixels::<V, true>();
+            settle();
+        } else {
+            self.pixels::<V, false>();
+        }
+    }
+}
+
+impl Apply<'_> {
+    #[inline(always)]
+    fn pixels<V: Vector, const PAST_CACHES: bool>(self) {
         let channels = self.factor.len();
         for (x, y) in self.x.chunks_exact(channels).zip(self.y.chunks_exact_mut(channels)) {
             over_channels!(V, channels, |start, count| {
@@ -270,7 +311,8 @@ impl Kernel for Apply<'_> {
                     let factor = load::<V>(self.factor.as_ptr().add(start), count);
                     let value = load::<V>(x.as_ptr().add(start), count).mul_add(factor, load(self.term.as_ptr().add(start), count));
                     let value = if self.silu { value.mul(sigmoid(value)) } else { value };
-                    store(value, y.as_mut_ptr().add(start), count);
+                    let to = y.as_mut_ptr().add(start);
+                    if PAST_CACHES { value.store_past_caches(to) } else { store(value, to, count) }
                 }
             });
         }

@@ -14,6 +14,8 @@ pub enum InstructionSet {
     Avx2,
     /// 512-bit vectors.
     Avx512,
+    /// The same with products of pairs of 16-bit integers (AVX512_VNNI).
+    Avx512Vnni,
     /// The same with products of bf16 pairs (AVX512_BF16).
     Avx512Bf16,
     /// The same with tiles of bf16 (AMX).
@@ -37,10 +39,13 @@ impl InstructionSet {
                     sets.push(InstructionSet::Avx2);
                     if is_x86_feature_detected!("avx512f") {
                         sets.push(InstructionSet::Avx512);
-                        if x86::has_bf16_products() {
-                            sets.push(InstructionSet::Avx512Bf16);
-                            if x86::has_tiles() {
-                                sets.push(InstructionSet::Amx);
+                        if x86::has_integer_products() {
+                            sets.push(InstructionSet::Avx512Vnni);
+                            if is_x86_feature_detected!("avx512bf16") {
+                                sets.push(InstructionSet::Avx512Bf16);
+                                if x86::has_tiles() {
+                                    sets.push(InstructionSet::Amx);
+                                }
                             }
                         }
                     }
@@ -73,8 +78,9 @@ impl InstructionSet {
             2 => Self::Neon,
             3 => Self::Avx2,
             4 => Self::Avx512,
-            5 => Self::Avx512Bf16,
-            6 => Self::Amx,
+            5 => Self::Avx512Vnni,
+            6 => Self::Avx512Bf16,
+            7 => Self::Amx,
             _ => *CHOSEN,
         }
     }
@@ -97,6 +103,11 @@ impl InstructionSet {
         }
     }
 
+    /// Whether products of two 16-bit integers each are faster than those of f32, and no products of bf16 are faster still.
+    pub(crate) fn multiplies_pairs_of_integers(self) -> bool {
+        matches!(self, Self::Avx512Vnni | Self::Avx512Bf16)
+    }
+
     /// The name that `SMALTI_ISA` takes.
     pub fn name(self) -> &'static str {
         match self {
@@ -104,6 +115,7 @@ impl InstructionSet {
             Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Amx => "amx",
             #[cfg(test)]
@@ -146,7 +158,7 @@ impl InstructionSet {
             Self::Avx2 => unsafe { x86::run_avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => unsafe { x86::run_avx512(kernel) },
+            Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 | Self::Amx => unsafe { x86::run_avx512(kernel) },
             #[cfg(test)]
             Self::EmulatedAmx => kernel.run::<Portable>(),
             // Sets of other processors, which `available` never names.
@@ -158,7 +170,7 @@ impl InstructionSet {
     /// Columns of the product kernel's tile: two vectors.
     pub(crate) fn panel_width(self) -> usize {
         match self {
-            Self::Avx512 | Self::Avx512Bf16 | Self::Amx => 32,
+            Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 | Self::Amx => 32,
             _ => 16,
         }
     }
@@ -190,8 +202,8 @@ mod x86 {
         name
     }
 
-    pub fn has_bf16_products() -> bool {
-        is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bf16")
+    pub fn has_integer_products() -> bool {
+        is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni")
     }
 
     /// Whether there are tiles of bf16 and the operating system lets this process use them, which it must be asked for.
@@ -224,15 +236,15 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
-    use super::InstructionSet::{Amx, Avx2, Avx512, Avx512Bf16, Portable};
+    use super::InstructionSet::{Amx, Avx2, Avx512, Avx512Bf16, Avx512Vnni, Portable};
     use super::*;
 
     #[test]
     fn the_widest_set_is_taken_but_for_slow_products_of_pairs() {
         assert_eq!(InstructionSet::fastest(&[Portable], false), Portable);
         assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512], false), Avx512);
-        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Bf16], true), Avx512Bf16);
-        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Bf16], false), Avx512);
-        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Bf16, Amx], false), Amx, "tiles are fast where they are");
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16], true), Avx512Bf16);
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16], false), Avx512Vnni);
+        assert_eq!(InstructionSet::fastest(&[Portable, Avx2, Avx512, Avx512Vnni, Avx512Bf16, Amx], false), Amx, "tiles are fast where they are");
     }
 }

@@ -10,6 +10,10 @@ const KEPT_COUNT: usize = 32;
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
+/// Outputs of so many floats, 16 MiB, are written past the caches where a kernel can: reading a line first only to overwrite it would cost as much again, and
+/// the beginning would be gone from the caches before anybody reads it.
+pub(crate) const PAST_CACHES_FROM: usize = 4 << 20;
+
 thread_local! {
     static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }

@@ -15,6 +15,14 @@ pub(crate) trait Vector: Widening {
     /// # Safety
     /// `LANES` floats can be written at `to`.
     unsafe fn store(self, to: *mut f32);
+    /// `store` past the caches, where there is an instruction for it; [`settle`] must follow before another thread reads it.
+    /// # Safety
+    /// `LANES` floats can be written at `to`, a multiple of the vector's size.
+    #[inline(always)]
+    unsafe fn store_past_caches(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { self.store(to) }
+    }
     /// The first `count` lanes from memory, the others zero.
     /// # Safety
     /// `count` floats can be read at `from`; `count` is at most `LANES`.
@@ -180,6 +188,28 @@ pub(crate) fn prefetch(at: *const f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// The same, but only into the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_to_second_level(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Waits until what went past the caches can be seen by all threads.
+#[inline(always)]
+pub(crate) fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
 }
 
 /// Eight lanes in plain Rust.
@@ -443,6 +473,11 @@ mod x86 {
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller's promise.
             unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn store_past_caches(self, to: *mut f32) {
+            // SAFETY: the caller's promise; see the module.
+            unsafe { _mm512_stream_ps(to, self.0) }
         }
         #[inline(always)]
         unsafe fn load_part(from: *const f32, count: usize) -> Self {

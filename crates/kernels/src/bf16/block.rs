@@ -22,6 +22,8 @@ pub(super) struct Block<'a> {
     pub out: *mut f32,
     pub out_rows: &'a [usize],
     pub add: bool,
+    /// Whether y is so long that it need not pass through the caches.
+    pub past_caches: bool,
 }
 
 impl Block<'_> {

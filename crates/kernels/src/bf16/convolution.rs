@@ -68,7 +68,7 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     if let Some(bias) = bias {
         assert!(bias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
     }
-    let filtered = winograd::applies(&shape);
+    let filtered = winograd::applies(&shape, set.multiplies_pairs_of_integers());
     if !units_are_faster(set, filtered) {
         let weight = in_f32(set, weight);
         if filtered {
@@ -98,7 +98,7 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
 pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [f32]) {
     shape.check("bf16 convolution's input gradient", Some(dx.len()), Some(weight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
-    let filtered = shape.turned().filter(winograd::applies);
+    let filtered = shape.turned().filter(|shape| winograd::applies(shape, set.multiplies_pairs_of_integers()));
     if !units_are_faster(set, filtered.is_some()) {
         let weight = in_f32(set, weight);
         if let Some(turned) = filtered {
@@ -151,7 +151,16 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
     if let Some(dbias) = &dbias {
         assert!(dbias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
     }
-    if !units_are_faster(set, winograd::applies_to_weight_gradient(&shape)) {
+    let filtered = winograd::applies_to_weight_gradient(&shape);
+    if !units_are_faster(set, filtered) {
+        #[cfg(target_arch = "x86_64")]
+        if filtered && set.multiplies_pairs_of_integers() {
+            winograd::weight_gradient_in_fixed_point(x, dy, shape, dweight);
+            if let Some(dbias) = dbias {
+                row_sums(set, dy, dbias);
+            }
+            return;
+        }
         plain::weight_gradient_on(set, in_f32(set, x).as_slice(), in_f32(set, dy).as_slice(), shape, dweight, None);
         if let Some(dbias) = dbias {
             row_sums(set, dy, dbias);

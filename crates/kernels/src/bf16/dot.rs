@@ -1,20 +1,31 @@
 //! A block of rows by panels with AVX512_BF16: one instruction multiplies pairs and adds both products.
 
 use super::block::Block;
-use super::packing::{Element, WIDTH};
+use super::packing::{Lines, WIDTH};
+use crate::InstructionSet;
 use crate::memory::{Scratch, Shared};
-use crate::product::{SLICE_DEPTH, STEP, Share, Sizes, in_slices, rows_ahead};
+use crate::product::{STEP, Share, Sizes, in_slices, rows_ahead};
+use crate::vector::prefetch_to_second_level;
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
+
+/// Most depth of a slice: a panel of it takes half of the first-level cache.
+const DEEPEST: usize = 256;
+
+/// How deep the slices of a product are: the same for every number of rows, and an even number of slices, for `few_rows` gives each to one thread.
+fn slice_depth(depth: usize) -> usize {
+    let slices = if depth <= DEEPEST { 1 } else { depth.div_ceil(DEEPEST).next_multiple_of(2) };
+    depth.div_ceil(slices).next_multiple_of(2).max(2)
+}
 
 /// # Safety
 /// As `Block::run`; the processor has AVX512_BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn run(block: &Block) {
     let pairs = block.depth / 2;
-    // Sums of one tap are cut into slices as everywhere, for `few_rows`.
-    let slice = if block.taps.len() == 1 { SLICE_DEPTH / 2 } else { pairs.max(1) };
+    // Sums of one tap are cut into slices for `few_rows`.
+    let slice = if block.taps.len() == 1 { slice_depth(block.depth) / 2 } else { pairs.max(1) };
     // Totals of a panel between two slices: rows of y may all fall upon the same lines of the cache.
     let mut totals = Scratch::new(if pairs > slice { block.rows.len() * WIDTH } else { 0 });
     let totals = totals.as_mut_slice();
@@ -27,6 +38,9 @@ pub(super) unsafe fn run(block: &Block) {
         for first in (0..pairs).step_by(slice) {
             rows(first..(first + slice).min(pairs), totals);
         }
+    }
+    if block.past_caches {
+        _mm_sfence(); // before anybody is told that the block is done
     }
 }
 
@@ -95,7 +109,10 @@ unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize, pairs: R
                 let old = if first { load(out) } else { [_mm512_loadu_ps(total), _mm512_loadu_ps(total.add(16))] };
                 sum = [_mm512_add_ps(old[0], sum[0]), _mm512_add_ps(old[1], sum[1])];
             }
-            if last {
+            if last && block.past_caches && mask == u32::MAX && (out as usize).is_multiple_of(64) {
+                _mm512_stream_ps(out, sum[0]);
+                _mm512_stream_ps(out.add(16), sum[1]);
+            } else if last {
                 _mm512_mask_storeu_ps(out, masks[0], sum[0]);
                 _mm512_mask_storeu_ps(out.wrapping_add(16), masks[1], sum[1]);
             } else {
@@ -141,19 +158,17 @@ const PAIR_STEP: usize = 4;
 pub(super) unsafe fn few_rows(a: &[f32], b: &[bf16], bias: Option<&[f32]>, sizes: Sizes, y: &mut [f32]) {
     let Sizes { rows, depth, columns } = sizes;
     // [rows][depth, rounded up to pairs]
-    let stride = depth.div_ceil(2);
-    let pair = |row: usize, at: usize| {
-        let bits = |d: usize| if d < depth { u32::from(a[row * depth + d].bits()) } else { 0 };
-        bits(2 * at) | bits(2 * at + 1) << 16
-    };
-    let pairs: Vec<u32> = (0..rows * stride).map(|i| pair(i / stride, i % stride)).collect();
+    let stride = depth.next_multiple_of(2);
+    let mut pairs = Lines::plain(depth, stride).round(InstructionSet::Avx512Bf16, a, rows, Some);
+    let pairs = &*pairs.as_mut_of::<u32>();
     let out = Shared::new(y);
     in_slices(
         sizes,
+        slice_depth(depth.next_multiple_of(2)),
         bias,
         true,
         // SAFETY: the caller's promise; the slices have the lengths of `sizes`, which the caller checked.
-        |share| unsafe { add_pairs(&pairs, b, sizes, &share) },
+        |share| unsafe { add_pairs(pairs, b, sizes, &share) },
         // SAFETY: each row's columns are handed out once.
         |row, here, sums| unsafe { out.slice(row * columns + here.start, here.len()) }.copy_from_slice(sums),
     );
@@ -231,7 +246,7 @@ unsafe fn step<const K: usize>(pairs: &[u32], b: &[bf16], sizes: Sizes, share: &
             }
             for (i, d) in asked_for.clone().enumerate() {
                 let from = if whole { next * columns + (column - here.start) * 2 * K + i * STEP } else { d * columns + column };
-                _mm_prefetch::<_MM_HINT_T0>(b.as_ptr().wrapping_add(from).cast());
+                prefetch_to_second_level(b.as_ptr().wrapping_add(from).cast());
             }
         }
     }

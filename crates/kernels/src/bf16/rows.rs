@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::packing::{Element, Source, WIDTH};
 use crate::instruction_set::InstructionSet;
-use crate::memory::{Scratch, Shared};
+use crate::memory::{PAST_CACHES_FROM, Scratch, Shared};
 use crate::threads::{count, each, part};
 use std::ops::Range;
 
@@ -67,6 +67,7 @@ pub(super) fn by_panels<E: Element>(
             out: unsafe { out.at(0) },
             out_rows: &out_rows,
             add: false,
+            past_caches: rows.count * b.columns >= PAST_CACHES_FROM,
         };
         // SAFETY: the assertion saw to A and B; `set` is one that this processor has; each block of y is one task's.
         unsafe { block.run(set) };

@@ -66,6 +66,7 @@ pub(super) fn sum(
                 out: unsafe { out.at(0) },
                 out_rows: &out_rows,
                 add: chunk > 0,
+                past_caches: false,
             };
             // SAFETY: rows of A end at `stride`, the panel holds the chunk's depths, and `set` is one that this processor has.
             unsafe { block.run(set) };

@@ -10,7 +10,7 @@ use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
 use crate::small_weights::Weight;
 use crate::threads::{count, each, part};
-use crate::vector::{Vector, prefetch};
+use crate::vector::{Vector, prefetch_to_second_level};
 use std::ops::Range;
 
 /// Up to how many rows of A this is faster than packing B first.
@@ -20,10 +20,10 @@ pub(crate) const FEW_ROWS: usize = 16;
 const DEPTH_STEP: usize = 4;
 /// Lanes of the widest vectors.
 const WIDEST: usize = STEP / 2;
-/// Up to so many rows of A, and so few columns, a task reads whole rows of B: what is read from end to end comes from memory twice as fast as short pieces. More
-/// sums would not stay in the first-level cache meanwhile.
+/// Up to so many rows of A, and sums, a task reads whole rows of B: what is read from end to end comes from memory twice as fast as short pieces. More sums would
+/// not stay in the first-level cache meanwhile.
 const ROWS_OF_WHOLE: usize = 2;
-const COLUMNS_OF_WHOLE: usize = 1024;
+const SUMS_OF_WHOLE: usize = 4096;
 /// Floats of the sums of a task: 64 KiB, and as much of the slice at work, which stay in the second-level cache.
 const SUM_SIZE: usize = 16 * 1024;
 /// Most columns of a task.
@@ -32,8 +32,9 @@ const COLUMN_BLOCK: usize = 4096;
 pub(crate) const STEP: usize = 32;
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Bytes of B that a task asks for before they are needed: what memory brings in the time that its next rows take.
-const AHEAD: usize = 64 * 1024;
+/// Bytes of B that a task asks for before they are needed: what memory brings in the time that its next rows take. They are asked into the second-level cache,
+/// for the first waits for too few lines at a time.
+const AHEAD: usize = 32 * 1024;
 
 /// How many rows of B, `row_bytes` of each, that is: whole steps of rows, one at least.
 pub(crate) fn rows_ahead(row_bytes: usize, step: usize) -> usize {
@@ -55,6 +56,7 @@ pub(crate) fn few_rows<W: Weight>(
     let start = bias.filter(|_| scales.is_none());
     in_slices(
         sizes,
+        SLICE_DEPTH,
         start,
         parallel,
         |share| set.run(FewRows { a, b, sizes, share }),
@@ -106,9 +108,10 @@ impl Share {
     }
 }
 
-/// Calls `task` for every share of the sums, then `done(row, columns, sums)` for runs of columns of every row with the sums of all slices.
+/// Calls `task` for every share of the sums, then `done(row, columns, sums)` for runs of columns of every row with the sums of all slices, each `slice_depth` deep.
 pub(crate) fn in_slices(
     sizes: Sizes,
+    slice_depth: usize,
     bias: Option<&[f32]>,
     parallel: bool,
     task: impl Fn(Share) + Sync,
@@ -120,8 +123,8 @@ pub(crate) fn in_slices(
     }
     let small = !parallel || rows * depth * columns < PARALLEL_FROM;
     let threads = if small { 1 } else { count() };
-    let slices = depth.div_ceil(SLICE_DEPTH).max(1);
-    let depths = |slice: usize| slice * SLICE_DEPTH..((slice + 1) * SLICE_DEPTH).min(depth);
+    let slices = depth.div_ceil(slice_depth).max(1);
+    let depths = |slice: usize| slice * slice_depth..((slice + 1) * slice_depth).min(depth);
     // An odd number of cache lines, for rows a power of two apart would share a set of the cache.
     let stride = |columns: usize| columns.next_multiple_of(STEP) + LINE / size_of::<f32>();
     let begin = |sums: &mut [f32], columns: Range<usize>, bias: Option<&[f32]>| {
@@ -133,7 +136,7 @@ pub(crate) fn in_slices(
         }
     };
     // How the work is shared out changes no element.
-    if rows <= ROWS_OF_WHOLE && columns <= COLUMNS_OF_WHOLE && slices >= threads {
+    if rows <= ROWS_OF_WHOLE && rows * columns <= SUMS_OF_WHOLE && slices >= threads {
         let (stride, all) = (stride(columns), 0..columns);
         let mut sums = Scratch::new(slices * rows * stride);
         let shared = Shared::new(sums.as_mut_slice());
@@ -245,14 +248,14 @@ impl<W: Weight> FewRows<'_, W> {
                 if ask && whole {
                     let first = self.b.as_ptr().wrapping_add(next * columns + (column - start) * K);
                     for line in 0..(K * width * size_of::<W>()).div_ceil(LINE) {
-                        prefetch(first.cast::<f32>().wrapping_add(line * (LINE / size_of::<f32>())));
+                        prefetch_to_second_level(first.cast::<f32>().wrapping_add(line * (LINE / size_of::<f32>())));
                     }
                 } else if ask {
                     for i in 0..K {
                         let next = self.b.as_ptr().wrapping_add((next + i) * columns + column);
-                        prefetch(next.cast());
+                        prefetch_to_second_level(next.cast());
                         if width * size_of::<W>() > LINE {
-                            prefetch(next.cast::<f32>().wrapping_add(LINE / size_of::<f32>()));
+                            prefetch_to_second_level(next.cast::<f32>().wrapping_add(LINE / size_of::<f32>()));
                         }
                     }
                 }

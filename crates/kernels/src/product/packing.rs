@@ -178,10 +178,10 @@ impl Kernel for Turn<'_> {
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Self { values, depth, depth_stride, column_stride, used, width, out } = self;
-        // Squares of eight by eight while there are whole ones, eight depths at a time: both sides then stay within a few cache lines.
+        // Squares of eight by eight while there are whole ones, eight columns at a time: they are read from end to end.
         let squares = if depth_stride == 1 { (used / 8 * 8, depth / 8 * 8) } else { (0, 0) };
-        for d in (0..squares.1).step_by(8) {
-            for column in (0..squares.0).step_by(8) {
+        for column in (0..squares.0).step_by(8) {
+            for d in (0..squares.1).step_by(8) {
                 let (from, to) = (&values[column * column_stride + d..][..7 * column_stride + 8], &mut out[d * width + column..][..7 * width + 8]);
                 // SAFETY: the slices hold eight rows of eight each.
                 unsafe { V::transpose_square(from.as_ptr(), column_stride, to.as_mut_ptr(), width) };

@@ -13,13 +13,19 @@
 
 mod by_panels;
 mod convolve;
+#[cfg(target_arch = "x86_64")]
+mod fixed_point;
+mod floats;
 mod weight_gradient;
 
 pub(crate) use convolve::{Picture, convolve};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use fixed_point::weight_gradient as weight_gradient_in_fixed_point;
 pub(crate) use weight_gradient::weight_gradient;
 
 use crate::convolution::Convolution;
-use crate::vector::{Vector, load, store};
+use crate::memory::Scratch;
+use crate::vector::{Vector, load, prefetch_to_second_level, store};
 use std::ops::Range;
 
 /// Pixels of a side of the result of a tile, and of what it reads.
@@ -48,12 +54,12 @@ const WEIGHT_B: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 
 /// Whether a forward pass, or an input gradient turned into one, is better computed here. The batch plays no part, for a picture must not know how many stand
 /// beside it (the input gradient of a classifier guides pictures, too).
-pub(crate) fn applies(shape: &Convolution) -> bool {
+pub(crate) fn applies(shape: &Convolution, in_fixed_point: bool) -> bool {
     if !fits(shape) {
         return false; // the kernel of a turned shape need not fit
     }
     let pixels = shape.output_height() * shape.output_width();
-    let few_weights = shape.input_channels * shape.output_channels <= WEIGHTS_OF_SMALL_PICTURES;
+    let few_weights = in_fixed_point || shape.input_channels * shape.output_channels <= WEIGHTS_OF_SMALL_PICTURES;
     pixels >= PIXELS_FROM || pixels >= PIXELS_OF_SMALL_PICTURES && few_weights
 }
 
@@ -120,6 +126,34 @@ fn weight_points<V: Vector>(g: [V; 3]) -> [V; SPAN] {
     [g[0].mul(V::splat(1.0 / (A2 * B2))), even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), g[2]]
 }
 
+/// The 36 values of a vector of weights, row by row.
+/// # Safety
+/// A vector can be read at each of the nine taps, which lie `len` floats apart.
+#[inline(always)]
+unsafe fn weight_values<V: Vector>(taps: *const f32, len: usize, reversed: bool) -> [[V; SPAN]; SPAN] {
+    // SAFETY: the caller's promise.
+    let columns = unsafe { [weight_column::<V>(taps, len, reversed, 0), weight_column(taps, len, reversed, 1), weight_column(taps, len, reversed, 2)] };
+    let mut values = [[V::zero(); SPAN]; SPAN];
+    for i in 0..SPAN {
+        values[i] = weight_points([columns[0][i], columns[1][i], columns[2][i]]);
+    }
+    values
+}
+
+/// The six values of a column of weights.
+/// # Safety
+/// As `weight_values`.
+#[inline(always)]
+unsafe fn weight_column<V: Vector>(taps: *const f32, len: usize, reversed: bool, v: usize) -> [V; SPAN] {
+    let mut g = [V::zero(); 3];
+    for (u, g) in g.iter_mut().enumerate() {
+        let tap = if reversed { 8 - (3 * u + v) } else { 3 * u + v };
+        // SAFETY: the caller's promise.
+        *g = unsafe { V::load(taps.add(tap * len)) };
+    }
+    weight_points(g)
+}
+
 /// The six values of six pixels: the transpose of the paper's B.
 #[inline(always)]
 fn pixel_points<V: Vector>(d: [V; SPAN]) -> [V; SPAN] {
@@ -144,61 +178,119 @@ fn pixels<V: Vector>(m: [V; SPAN]) -> [V; TILE] {
     ]
 }
 
-/// Takes `some` channels of a tile of x [batch, height, width, input_channels], `rounded` to bf16 if so asked, to their 36 values, zeros where it reaches
-/// beyond the picture.
-/// # Safety
-/// The input has those channels. As many floats can be written at `out` and at each of the 35 places `point_len` floats apart behind it.
-#[inline(always)]
-unsafe fn input_points<V: Vector>(x: &[f32], rounded: bool, shape: &Convolution, at: Position, some: Range<usize>, out: *mut f32, point_len: usize) {
-    let &Convolution { height, width, input_channels: channels, before, .. } = shape;
-    let x = &x[at.picture * height * width * channels..][..height * width * channels];
-    // Where each pixel begins in x, column by column, or beyond x in the padding: before the first row or column, subtraction gives a number beyond any picture.
-    let mut offsets = [[usize::MAX; SPAN]; SPAN];
-    for (j, offsets) in offsets.iter_mut().enumerate() {
-        let column = (at.left + j).wrapping_sub(before);
-        for (i, offset) in offsets.iter_mut().enumerate() {
-            let row = (at.top + i).wrapping_sub(before);
-            if row < height && column < width {
-                *offset = (row * width + column) * channels;
+/// What the pixels of tiles are read from.
+struct Input<'a> {
+    /// [batch, height, width, input_channels] of the shape.
+    x: &'a [f32],
+    shape: &'a Convolution,
+    /// What is read beyond the picture, as many as there are channels.
+    zeros: Scratch,
+}
+
+impl<'a> Input<'a> {
+    fn new(x: &'a [f32], shape: &'a Convolution) -> Self {
+        let mut zeros = Scratch::new(shape.input_channels);
+        zeros.as_mut_slice().fill(0.0);
+        Self { x, shape, zeros }
+    }
+}
+
+/// Where the channels of each pixel of a tile begin, column by column.
+type Pixels = [[*const f32; SPAN]; SPAN];
+
+impl Input<'_> {
+    #[inline(always)]
+    fn pixels(&self, at: Position) -> Pixels {
+        let &Convolution { height, width, input_channels: channels, before, .. } = self.shape;
+        let x = &self.x[at.picture * height * width * channels..][..height * width * channels];
+        let mut pixels = [[self.zeros.as_slice().as_ptr(); SPAN]; SPAN];
+        for (j, pixels) in pixels.iter_mut().enumerate() {
+            // Before the first row or column, subtraction gives a number beyond any picture.
+            let column = (at.left + j).wrapping_sub(before);
+            for (i, pixel) in pixels.iter_mut().enumerate() {
+                let row = (at.top + i).wrapping_sub(before);
+                if row < height && column < width {
+                    *pixel = x[(row * width + column) * channels..].as_ptr();
+                }
             }
         }
+        pixels
     }
-    for start in (0..some.len()).step_by(V::LANES) {
-        let count = some.len() - start;
-        // SAFETY: pixels inside the picture have these channels, as has each point, the caller's promise; parts end there.
+}
+
+/// Takes `some` channels of a tile, `ROUNDED` to bf16 if so asked, to their 36 values.
+/// # Safety
+/// The pixels are the input's. As many floats can be written at `out` and at each of the 35 places `point_len` floats apart behind it.
+#[inline(always)]
+unsafe fn input_points<V: Vector, const ROUNDED: bool>(input: &Input, pixels: &Pixels, some: Range<usize>, out: *mut f32, point_len: usize) {
+    let channels = input.shape.input_channels;
+    assert!(some.end <= channels);
+    for channel in some.clone().step_by(V::LANES) {
+        // Rows of the tile after the next lie too far apart to be foreseen by the hardware.
+        for column in &pixels[SPAN - TILE..] {
+            for pixel in column {
+                prefetch_to_second_level(pixel.wrapping_add(2 * TILE * channels + channel));
+            }
+        }
+        // SAFETY: pixels have these channels, as has each point, the caller's promise; parts end there.
         unsafe {
-            let x = x.as_ptr().wrapping_add(some.start + start); // x is empty where there is only padding
-            let columns = [
-                input_column::<V>(x, rounded, &offsets[0], count),
-                input_column::<V>(x, rounded, &offsets[1], count),
-                input_column::<V>(x, rounded, &offsets[2], count),
-                input_column::<V>(x, rounded, &offsets[3], count),
-                input_column::<V>(x, rounded, &offsets[4], count),
-                input_column::<V>(x, rounded, &offsets[5], count),
-            ];
-            for i in 0..SPAN {
-                let values = pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
-                for (j, value) in values.into_iter().enumerate() {
-                    store(value, out.add((i * SPAN + j) * point_len + start), count);
-                }
+            let out = out.add(channel - some.start);
+            let count = some.end - channel;
+            if count >= V::LANES {
+                store_points(pixel_values::<V, ROUNDED>(pixels, channel, V::LANES), out, point_len, V::LANES);
+            } else {
+                store_points(pixel_values::<V, ROUNDED>(pixels, channel, count), out, point_len, count);
             }
         }
     }
 }
 
-/// The six values of a column of pixels that lie at `offsets`.
 /// # Safety
-/// `count` floats can be read at each offset that is not `usize::MAX`.
+/// `count` floats can be written at `out` and at each of the 35 places `point_len` floats apart behind it.
 #[inline(always)]
-unsafe fn input_column<V: Vector>(x: *const f32, rounded: bool, offsets: &[usize; SPAN], count: usize) -> [V; SPAN] {
-    let mut d = [V::zero(); SPAN];
-    for (d, &offset) in d.iter_mut().zip(offsets) {
-        if offset != usize::MAX {
+unsafe fn store_points<V: Vector>(values: [[V; SPAN]; SPAN], out: *mut f32, point_len: usize, count: usize) {
+    for (i, values) in values.into_iter().enumerate() {
+        for (j, value) in values.into_iter().enumerate() {
             // SAFETY: the caller's promise.
-            *d = unsafe { load(x.wrapping_add(offset), count) };
-            if rounded {
-                *d = d.rounded_to_bf16();
-            }
+            unsafe { store(value, out.add((i * SPAN + j) * point_len), count) };
+        }
+    }
+}
+
+/// The 36 values, row by row, of a vector of channels of which `count` are left.
+/// # Safety
+/// `count` floats can be read at each pixel from that channel on.
+#[inline(always)]
+unsafe fn pixel_values<V: Vector, const ROUNDED: bool>(pixels: &Pixels, channel: usize, count: usize) -> [[V; SPAN]; SPAN] {
+    // SAFETY: the caller's promise.
+    let columns = unsafe {
+        [
+            pixel_column::<V, ROUNDED>(&pixels[0], channel, count),
+            pixel_column::<V, ROUNDED>(&pixels[1], channel, count),
+            pixel_column::<V, ROUNDED>(&pixels[2], channel, count),
+            pixel_column::<V, ROUNDED>(&pixels[3], channel, count),
+            pixel_column::<V, ROUNDED>(&pixels[4], channel, count),
+            pixel_column::<V, ROUNDED>(&pixels[5], channel, count),
+        ]
+    };
+    let mut values = [[V::zero(); SPAN]; SPAN];
+    for i in 0..SPAN {
+        values[i] = pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
+    }
+    values
+}
+
+/// The six values of a column of pixels.
+/// # Safety
+/// As `pixel_values`.
+#[inline(always)]
+unsafe fn pixel_column<V: Vector, const ROUNDED: bool>(pixels: &[*const f32; SPAN], channel: usize, count: usize) -> [V; SPAN] {
+    let mut d = [V::zero(); SPAN];
+    for (d, &pixel) in d.iter_mut().zip(pixels) {
+        // SAFETY: the caller's promise.
+        *d = unsafe { load(pixel.add(channel), count) };
+        if ROUNDED {
+            *d = d.rounded_to_bf16();
         }
     }
     pixel_points(d)

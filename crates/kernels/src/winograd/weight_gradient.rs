@@ -3,7 +3,7 @@
 //! Tiles are taken in blocks: first the block is transformed, then each point adds the block's products to its sums. Output channels are taken in groups, so
 //! that the sums of all points stay small.
 
-use super::{A, A2, B, B2, Grid, POINTS, Position, SPAN, TILE, WEIGHT_A, WEIGHT_B, apart, input_points, points_of_column};
+use super::{A, A2, B, B2, Grid, Input, POINTS, Position, SPAN, TILE, WEIGHT_A, WEIGHT_B, apart, input_points, points_of_column};
 use crate::convolution::Convolution;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
@@ -100,7 +100,7 @@ pub(crate) fn weight_gradient(set: InstructionSet, x: &[f32], dy: &[f32], shape:
 
 /// The six values of four pixels of the result: A of the paper.
 #[inline(always)]
-fn result_points<V: Vector>(d: [V; TILE]) -> [V; SPAN] {
+pub(super) fn result_points<V: Vector>(d: [V; TILE]) -> [V; SPAN] {
     let (even_a, odd_a) = (d[2].mul_add(V::splat(A2), d[0]), d[3].mul_add(V::splat(A2), d[1]).mul(V::splat(A)));
     let (even_b, odd_b) = (d[2].mul_add(V::splat(B2), d[0]), d[3].mul_add(V::splat(B2), d[1]).mul(V::splat(B)));
     [d[0], even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), d[3]]
@@ -108,7 +108,7 @@ fn result_points<V: Vector>(d: [V; TILE]) -> [V; SPAN] {
 
 /// Three weights from six values: the transpose of the paper's G.
 #[inline(always)]
-fn weights<V: Vector>(u: [V; SPAN]) -> [V; 3] {
+pub(super) fn weights<V: Vector>(u: [V; SPAN]) -> [V; 3] {
     let (sum_a, difference_a) = (u[1].add(u[2]).mul(V::splat(WEIGHT_A)), u[1].sub(u[2]).mul(V::splat(WEIGHT_A)));
     let (sum_b, difference_b) = (u[3].add(u[4]).mul(V::splat(WEIGHT_B)), u[3].sub(u[4]).mul(V::splat(WEIGHT_B)));
     [
@@ -144,15 +144,14 @@ impl Kernel for Transform<'_> {
     fn run<V: Vector>(self) {
         self.pixel_sums.fill(0.0);
         let (input_channels, tile_count, width) = (self.shape.input_channels, self.tiles.len(), 2 * V::LANES);
+        let input = Input::new(self.x, self.shape);
         for place in self.places.clone() {
             let tile = self.tiles.start + place;
             // SAFETY: every point has a row of the input's channels for this tile.
             unsafe {
-                input_points::<V>(
-                    self.x,
-                    false,
-                    self.shape,
-                    self.grid.position(tile),
+                input_points::<V, false>(
+                    &input,
+                    &input.pixels(self.grid.position(tile)),
                     0..input_channels,
                     self.input.add(place * input_channels),
                     apart(tile_count * input_channels),

@@ -27,9 +27,8 @@ pub struct Transformer {
 #[derive(Module, Debug)]
 struct Block {
     attention_norm: LayerNorm,
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Query, key and value side by side, as GPT-2 has them.
+    attention_input: Linear,
     output: Linear,
     feed_forward_norm: LayerNorm,
     expand: Linear,
@@ -45,7 +44,11 @@ pub struct KeyValues {
 /// The weights that every token needs, which is all but the tables.
 pub fn weights_read_per_token() -> usize {
     let linear = |input: usize, output: usize| input * output + output;
-    let block = 4 * linear(CHANNELS, CHANNELS) + linear(CHANNELS, FEED_FORWARD_CHANNELS) + linear(FEED_FORWARD_CHANNELS, CHANNELS) + 4 * CHANNELS;
+    let block = linear(CHANNELS, 3 * CHANNELS)
+        + linear(CHANNELS, CHANNELS)
+        + linear(CHANNELS, FEED_FORWARD_CHANNELS)
+        + linear(FEED_FORWARD_CHANNELS, CHANNELS)
+        + 4 * CHANNELS;
     BLOCK_COUNT * block + 2 * CHANNELS + CHANNELS * VOCABULARY
 }
 
@@ -82,9 +85,7 @@ impl Block {
         let linear = |input: usize, output: usize, initializer: &mut Initializer| Linear::normal(input, output, true, 0.02, initializer);
         Self {
             attention_norm: norm(initializer),
-            query: linear(CHANNELS, CHANNELS, initializer),
-            key: linear(CHANNELS, CHANNELS, initializer),
-            value: linear(CHANNELS, CHANNELS, initializer),
+            attention_input: linear(CHANNELS, 3 * CHANNELS, initializer),
             output: linear(CHANNELS, CHANNELS, initializer),
             feed_forward_norm: norm(initializer),
             expand: linear(CHANNELS, FEED_FORWARD_CHANNELS, initializer),
@@ -95,11 +96,12 @@ impl Block {
     /// x [batch, 1, channels] -> the same shape.
     fn forward(&self, x: Tensor<3>, cache: &mut KeyValues, position: usize) -> Tensor<3> {
         let shape = x.dims();
-        let split = |x: Tensor<3>| -> Tensor<4> { x.reshape([shape[0], 1, HEADS, CHANNELS / HEADS]).swap_dims(1, 2) };
-        let h = self.attention_norm.forward(x.clone());
-        let key = append(&mut cache.key, split(self.key.forward(h.clone())), position);
-        let value = append(&mut cache.value, split(self.value.forward(h.clone())), position);
-        let mixed = ops::attention(split(self.query.forward(h)), key, value, Mask::None);
+        let all = self.attention_input.forward(self.attention_norm.forward(x.clone()));
+        let third =
+            |index: usize| -> Tensor<4> { all.clone().narrow(2, index * CHANNELS, CHANNELS).reshape([shape[0], 1, HEADS, CHANNELS / HEADS]).swap_dims(1, 2) };
+        let key = append(&mut cache.key, third(1), position);
+        let value = append(&mut cache.value, third(2), position);
+        let mixed = ops::attention(third(0), key, value, Mask::None);
         let x = x + self.output.forward(mixed.swap_dims(1, 2).reshape(shape));
         let h = ops::gelu(self.expand.forward(self.feed_forward_norm.forward(x.clone())));
         x + self.contract.forward(h)

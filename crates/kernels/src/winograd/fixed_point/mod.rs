@@ -1,0 +1,464 @@
+//! The 36 values as integers of 16 bits, for runs in bf16 on processors that multiply pairs of them and add both products in one instruction (VNNI): twice the
+//! multiply-adds of f32.
+//!
+//! Rounded to bf16, with its 8 significant bits, the values would bring back four times the error of a convolution in bf16: the way back to pixels takes
+//! differences of large numbers. Integers with a scale for each row have 12 bits or more below the largest value of the row, and together with the sums in
+//! integers, which round nothing, the result is nearer to the true one than products of bf16 are (tests below).
+//!
+//! A row is the slice of channels of one tile, or of one output channel's weights, at one point. Its largest magnitude becomes [`largest_integer`], so small
+//! that no sum of a slice overflows.
+
+mod weight_gradient;
+
+pub(crate) use weight_gradient::weight_gradient;
+
+use super::convolve::{Arithmetic, Block, Picture, Sizes, slices};
+use super::{Input, POINTS, SPAN, apart, input_points, weight_values};
+use crate::memory::Scratch;
+use crate::vector::Avx512;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Input channels of a slice, at most.
+const SLICE: usize = 128;
+/// Channels of a row are filled up with zeros to whole vectors.
+const LANES: usize = 16;
+/// Columns of a panel.
+const WIDTH: usize = 32;
+/// Rows whose largest magnitude is smaller are taken as if it were this: its inverse must be finite.
+const SMALLEST: f32 = 1e-30;
+
+/// Input [POINTS][tiles][pairs], each point [`apart`], then scales [POINTS][tiles]; weights [POINTS][pairs][WIDTH], each point [`apart`], then scales
+/// [POINTS][WIDTH]. The sums of a slice become floats before the next is added.
+pub(super) struct FixedPoint;
+
+/// With `pairs` products of two on either side of zero a sum is at most i32::MAX.
+fn largest_integer(pairs: usize) -> f32 {
+    let limit = (i32::MAX as usize / (2 * pairs).max(1)).isqrt();
+    limit.min(i16::MAX as usize) as f32
+}
+
+fn pairs_of(depth: usize) -> usize {
+    depth.next_multiple_of(LANES) / 2
+}
+
+impl Arithmetic for FixedPoint {
+    fn slice_of_all(&self, _depth: usize) -> usize {
+        SLICE
+    }
+
+    fn slice_of_panel(&self) -> usize {
+        SLICE
+    }
+
+    fn input_len(&self, tile_count: usize, depth: usize) -> usize {
+        POINTS * (apart(tile_count * pairs_of(depth)) + apart(tile_count))
+    }
+
+    fn weights_len(&self, depth: usize) -> usize {
+        POINTS * (apart(pairs_of(depth) * WIDTH) + WIDTH)
+    }
+
+    unsafe fn input(&self, block: &Block, places: Range<usize>, slice: usize, out: *mut f32) {
+        // SAFETY: the caller's promise; this arithmetic is chosen where the processor has the instructions.
+        unsafe { input(block, places, slice, out) }
+    }
+
+    fn weights(&self, taps: &[f32], reversed: bool, out: &mut [f32]) {
+        assert!(taps.len().is_multiple_of(9 * WIDTH) && out.len() >= self.weights_len(taps.len() / 9 / WIDTH));
+        // SAFETY: lengths as asserted; this arithmetic is chosen where the processor has the instructions.
+        unsafe { weights(taps, reversed, out) }
+    }
+
+    fn products(&self, input: &[f32], weights: &[f32], sizes: Sizes, add: bool, out: &mut [f32]) {
+        let Sizes { tile_count, depth } = sizes;
+        let fits = input.len() >= self.input_len(tile_count, depth) && weights.len() >= self.weights_len(depth);
+        assert!(fits && out.len() >= POINTS * apart(tile_count * WIDTH));
+        // SAFETY: lengths as asserted; this arithmetic is chosen where the processor has the instructions.
+        unsafe { products(input.as_ptr(), weights.as_ptr(), sizes, add, out.as_mut_ptr()) }
+    }
+}
+
+/// # Safety
+/// As [`Arithmetic::input`]; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn input(block: &Block, places: Range<usize>, slice: usize, out: *mut f32) {
+    let Block { picture: Picture { x, shape, .. }, grid, tiles } = block;
+    let (tile_count, slice_len) = (tiles.len(), FixedPoint.input_len(tiles.len(), slice));
+    let input = Input::new(x, shape);
+    let point_len = apart(slice.min(shape.input_channels).next_multiple_of(LANES));
+    let mut values = Scratch::new(POINTS * point_len);
+    let values = values.as_mut_slice();
+    for place in places {
+        let pixels = input.pixels(grid.position(tiles.start + place));
+        for (index, depths) in slices(shape.input_channels, slice).enumerate() {
+            let pairs = pairs_of(depths.len());
+            if 2 * pairs > depths.len() {
+                values.fill(0.0); // what lies beyond the channels is never written
+            }
+            // SAFETY: every point has room for a slice; integers and scales of this place are this task's, the caller's promise.
+            unsafe {
+                input_points::<Avx512, false>(&input, &pixels, depths, values.as_mut_ptr(), point_len);
+                let integers = out.add(index * slice_len);
+                let scales = integers.add(POINTS * apart(tile_count * pairs));
+                quantise(values, point_len, pairs, integers.add(place * pairs).cast(), apart(tile_count * pairs), scales.add(place), apart(tile_count));
+            }
+        }
+    }
+}
+
+/// Takes a row at each point, `pairs` in whole vectors of `values`, to integers and scales.
+/// # Safety
+/// `values` has that row in each `point_len` floats; as many integers can be written at each `apart` pairs, and scales at each `scales_apart`; the processor has
+/// the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn quantise(values: &[f32], point_len: usize, pairs: usize, integers: *mut i32, apart: usize, scales: *mut f32, scales_apart: usize) {
+    const ROOM: usize = POINTS.next_multiple_of(LANES);
+    let limit = _mm512_set1_ps(largest_integer(pairs));
+    // SAFETY: the caller's promise.
+    unsafe {
+        // As bits: among them infinity and NaN are larger than all numbers.
+        let mut largest = [0u32; ROOM];
+        for (point, largest) in largest.iter_mut().enumerate().take(POINTS) {
+            let from = values.as_ptr().add(point * point_len);
+            let mut bits = _mm512_setzero_si512();
+            for at in (0..2 * pairs).step_by(LANES) {
+                bits = _mm512_max_epu32(bits, magnitude(_mm512_loadu_ps(from.add(at))));
+            }
+            *largest = _mm512_reduce_max_epu32(bits);
+        }
+        let (mut inverses, mut steps) = ([0.0f32; ROOM], [0.0f32; ROOM]);
+        for at in (0..ROOM).step_by(LANES) {
+            let largest = at_least_smallest(_mm512_loadu_si512(largest.as_ptr().add(at).cast()));
+            _mm512_storeu_ps(inverses.as_mut_ptr().add(at), _mm512_div_ps(limit, largest));
+            _mm512_storeu_ps(steps.as_mut_ptr().add(at), _mm512_div_ps(largest, limit));
+        }
+        for point in 0..POINTS {
+            let from = values.as_ptr().add(point * point_len);
+            let to = integers.add(point * apart).cast::<i16>();
+            let inverse = _mm512_set1_ps(inverses[point]);
+            for at in (0..2 * pairs).step_by(LANES) {
+                let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add(at)), inverse));
+                _mm256_storeu_si256(to.add(at).cast(), _mm512_cvtepi32_epi16(rounded));
+            }
+            *scales.add(point * scales_apart) = steps[point];
+        }
+    }
+}
+
+/// The bits of a vector without their signs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn magnitude(values: __m512) -> __m512i {
+    _mm512_and_si512(_mm512_castps_si512(values), _mm512_set1_epi32(i32::MAX))
+}
+
+/// Largest magnitudes as floats whose inverses are finite; infinity and NaN stay, and make all results of their row NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn at_least_smallest(bits: __m512i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(SMALLEST.to_bits() as i32)))
+}
+
+/// # Safety
+/// `taps` are [9][depth][WIDTH], `out` has `weights_len`; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn weights(taps: &[f32], reversed: bool, out: &mut [f32]) {
+    let len = taps.len() / 9;
+    let (depth, pairs) = (len / WIDTH, pairs_of(len / WIDTH));
+    let limit = _mm512_set1_ps(largest_integer(pairs));
+    let (integers, scales) = (out.as_mut_ptr().cast::<i32>(), out.as_mut_ptr().wrapping_add(POINTS * apart(pairs * WIDTH)));
+    for half in [0, LANES] {
+        // SAFETY: vectors of all taps lie at every depth, and of all points at every pair, the caller's promise.
+        unsafe {
+            let mut largest = [[_mm512_setzero_si512(); SPAN]; SPAN];
+            for d in 0..depth {
+                let values = weight_values::<Avx512>(taps.as_ptr().add(d * WIDTH + half), len, reversed);
+                for i in 0..SPAN {
+                    for j in 0..SPAN {
+                        largest[i][j] = _mm512_max_epu32(largest[i][j], magnitude(values[i][j].0));
+                    }
+                }
+            }
+            let mut inverses = [[_mm512_setzero_ps(); SPAN]; SPAN];
+            for i in 0..SPAN {
+                for j in 0..SPAN {
+                    let largest = at_least_smallest(largest[i][j]);
+                    inverses[i][j] = _mm512_div_ps(limit, largest);
+                    _mm512_storeu_ps(scales.add((i * SPAN + j) * WIDTH + half), _mm512_div_ps(largest, limit));
+                }
+            }
+            for pair in 0..pairs {
+                let mut both = [[[Avx512(_mm512_setzero_ps()); SPAN]; SPAN]; 2];
+                for (k, values) in both.iter_mut().enumerate() {
+                    if 2 * pair + k < depth {
+                        *values = weight_values::<Avx512>(taps.as_ptr().add((2 * pair + k) * WIDTH + half), len, reversed);
+                    }
+                }
+                for i in 0..SPAN {
+                    for j in 0..SPAN {
+                        let even = _mm512_cvtps_epi32(_mm512_mul_ps(both[0][i][j].0, inverses[i][j]));
+                        let odd = _mm512_cvtps_epi32(_mm512_mul_ps(both[1][i][j].0, inverses[i][j]));
+                        let pairs_here = _mm512_mask_blend_epi16(0xAAAA_AAAA, even, _mm512_slli_epi32::<16>(odd));
+                        let to = integers.add((i * SPAN + j) * apart(pairs * WIDTH) + pair * WIDTH + half);
+                        _mm512_storeu_si512(to.cast(), pairs_here);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The pointers hold what [`FixedPoint`] says of these sizes; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn products(input: *const f32, weights: *const f32, sizes: Sizes, add: bool, out: *mut f32) {
+    let Sizes { tile_count, depth } = sizes;
+    let pairs = pairs_of(depth);
+    // SAFETY: the caller's promise; a tile of rows ends where the rows do.
+    unsafe {
+        let (row_scales, column_scales) = (input.add(POINTS * apart(tile_count * pairs)), weights.add(POINTS * apart(pairs * WIDTH)));
+        for point in 0..POINTS {
+            let weights = weights.add(point * apart(pairs * WIDTH)).cast::<i32>();
+            let column_scales = column_scales.add(point * WIDTH);
+            let mut row = 0;
+            while row < tile_count {
+                let rows = input.add(point * apart(tile_count * pairs) + row * pairs).cast::<i32>();
+                let row_scales = row_scales.add(point * apart(tile_count) + row);
+                let out = out.add(point * apart(tile_count * WIDTH) + row * WIDTH);
+                match tile_count - row {
+                    12.. => {
+                        tile::<12>(rows, row_scales, weights, column_scales, pairs, add, out);
+                        row += 12;
+                    }
+                    4.. => {
+                        tile::<4>(rows, row_scales, weights, column_scales, pairs, add, out);
+                        row += 4;
+                    }
+                    2.. => {
+                        tile::<2>(rows, row_scales, weights, column_scales, pairs, add, out);
+                        row += 2;
+                    }
+                    _ => {
+                        tile::<1>(rows, row_scales, weights, column_scales, pairs, add, out);
+                        row += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// out [M, WIDTH] = rows [M, pairs] * weights [pairs, WIDTH] * scales, or `out` with that added.
+/// # Safety
+/// The pointers hold that much; the processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn tile<const M: usize>(
+    rows: *const i32,
+    row_scales: *const f32,
+    mut weights: *const i32,
+    column_scales: *const f32,
+    pairs: usize,
+    add: bool,
+    out: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let rows: [*const i32; M] = std::array::from_fn(|i| rows.add(i * pairs));
+        let mut sums = [[_mm512_setzero_si512(); 2]; M];
+        for pair in 0..pairs {
+            let b = [_mm512_loadu_si512(weights.cast()), _mm512_loadu_si512(weights.add(LANES).cast())];
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                let a = _mm512_set1_epi32(*row.add(pair));
+                *sum = [_mm512_dpwssd_epi32(sum[0], a, b[0]), _mm512_dpwssd_epi32(sum[1], a, b[1])];
+            }
+            weights = weights.add(WIDTH);
+        }
+        let column_scales = [_mm512_loadu_ps(column_scales), _mm512_loadu_ps(column_scales.add(LANES))];
+        for (i, sum) in sums.into_iter().enumerate() {
+            let row_scale = _mm512_set1_ps(*row_scales.add(i));
+            for half in 0..2 {
+                let to = out.add(i * WIDTH + half * LANES);
+                let old = if add { _mm512_loadu_ps(to) } else { _mm512_setzero_ps() };
+                let scale = _mm512_mul_ps(row_scale, column_scales[half]);
+                _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[half]), scale, old));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::InstructionSet;
+    use crate::bf16::rounded;
+    use crate::convolution::Convolution;
+    use crate::winograd::{Picture, convolve};
+
+    /// Values in [-1, 1), the same for the same seed.
+    fn values(len: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        (0..len)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn shape(size: usize, input_channels: usize, output_channels: usize) -> Convolution {
+        Convolution { batch: 1, height: size, width: size, input_channels, output_channels, kernel_size: 3, stride: 1, before: 1, after: 1 }
+    }
+
+    fn reference(x: &[f32], weight: &[f32], shape: Convolution) -> Vec<f64> {
+        let Convolution { height, width, input_channels, output_channels, .. } = shape;
+        let mut y = vec![0.0f64; height * width * output_channels];
+        for (pixel, y) in y.chunks_exact_mut(output_channels).enumerate() {
+            for tap in 0..9 {
+                let (row, column) = ((pixel / width + tap / 3).wrapping_sub(1), (pixel % width + tap % 3).wrapping_sub(1));
+                if row < height && column < width {
+                    for c in 0..input_channels {
+                        let x = f64::from(x[(row * width + column) * input_channels + c]);
+                        let weights = &weight[(tap * input_channels + c) * output_channels..][..output_channels];
+                        y.iter_mut().zip(weights).for_each(|(y, weight)| *y += x * f64::from(*weight));
+                    }
+                }
+            }
+        }
+        y
+    }
+
+    /// In fixed point, on every set that has it.
+    fn results(x: &[f32], weight: &[f32], shape: Convolution) -> Vec<Vec<f32>> {
+        let sets = InstructionSet::available().iter().filter(|set| set.multiplies_pairs_of_integers());
+        let results: Vec<Vec<f32>> = sets
+            .map(|&set| {
+                let mut y = vec![f32::NAN; shape.height * shape.width * shape.output_channels];
+                convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight), None, &mut y);
+                y
+            })
+            .collect();
+        if results.is_empty() {
+            println!("SKIPPED: this processor does not multiply pairs of integers; what does was compiled, not run");
+        }
+        results
+    }
+
+    /// Root of the mean square of the differences.
+    fn error(found: impl Iterator<Item = f64>, expected: &[f64]) -> f64 {
+        let sum: f64 = found.zip(expected).map(|(found, expected)| (found - expected).powi(2)).sum();
+        (sum / expected.len() as f64).sqrt()
+    }
+
+    /// Alike in all channels, and as unlike as activations and weights of trained networks are: magnitudes of channels over a factor of ten, most pixels dark.
+    #[test]
+    fn results_are_nearer_to_the_truth_than_products_of_bf16() {
+        for (input_channels, output_channels) in [(64, 32), (128, 40), (200, 64), (512, 32)] {
+            for unlike in [false, true] {
+                let shape = shape(16, input_channels, output_channels);
+                let mut x = values(256 * input_channels, 1);
+                let mut weight = values(9 * input_channels * output_channels, 2);
+                if unlike {
+                    let magnitudes = values(input_channels, 3);
+                    for (i, x) in x.iter_mut().enumerate() {
+                        *x = x.powi(3) * 10f32.powf(magnitudes[i % input_channels] / 2.0);
+                    }
+                    weight.iter_mut().for_each(|weight| *weight = weight.powi(3));
+                }
+                let exact = reference(&x, &weight, shape);
+                let in_bf16 = |values: &[f32]| -> Vec<f32> { values.iter().map(|value| rounded(*value)).collect() };
+                let bf16_error = error(reference(&in_bf16(&x), &in_bf16(&weight), shape).into_iter(), &exact);
+                for y in results(&x, &weight, shape) {
+                    let error = error(y.iter().map(|y| f64::from(*y)), &exact);
+                    assert!(error < 0.9 * bf16_error, "{shape:?}, unlike: {unlike}: {error:e}, with bf16 {bf16_error:e}");
+                }
+            }
+        }
+    }
+
+    fn reference_gradient(x: &[f32], dy: &[f32], shape: Convolution) -> Vec<f64> {
+        let Convolution { height, width, input_channels, output_channels, .. } = shape;
+        let mut dweight = vec![0.0f64; 9 * input_channels * output_channels];
+        for (pixel, dy) in dy.chunks_exact(output_channels).enumerate() {
+            for tap in 0..9 {
+                let (row, column) = ((pixel / width + tap / 3).wrapping_sub(1), (pixel % width + tap % 3).wrapping_sub(1));
+                if row < height && column < width {
+                    for c in 0..input_channels {
+                        let x = f64::from(x[(row * width + column) * input_channels + c]);
+                        let sums = &mut dweight[(tap * input_channels + c) * output_channels..][..output_channels];
+                        sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += x * f64::from(*dy));
+                    }
+                }
+            }
+        }
+        dweight
+    }
+
+    /// The last picture has more tiles than a block, the one before it channels that fill no panel.
+    #[test]
+    fn weight_gradients_are_nearer_to_the_truth_than_products_of_bf16() {
+        if !InstructionSet::available().iter().any(|set| set.multiplies_pairs_of_integers()) {
+            return println!("SKIPPED: this processor does not multiply pairs of integers; what does was compiled, not run");
+        }
+        for (size, input_channels, output_channels) in [(16, 64, 32), (18, 70, 40), (256, 8, 9)] {
+            for unlike in [false, true] {
+                let shape = shape(size, input_channels, output_channels);
+                let (mut x, mut dy) = (values(size * size * input_channels, 6), values(size * size * output_channels, 7));
+                if unlike {
+                    x.iter_mut().for_each(|x| *x = x.powi(3));
+                    dy.iter_mut().enumerate().for_each(|(i, dy)| *dy *= 1e-3 * (1.0 + (i % output_channels) as f32));
+                }
+                let exact = reference_gradient(&x, &dy, shape);
+                let in_bf16 = |values: &[f32]| -> Vec<f32> { values.iter().map(|value| rounded(*value)).collect() };
+                let bf16_error = error(reference_gradient(&in_bf16(&x), &in_bf16(&dy), shape).into_iter(), &exact);
+                let mut found = vec![f32::NAN; exact.len()];
+                super::weight_gradient(&x, &dy, shape, &mut found);
+                let error = error(found.iter().map(|found| f64::from(*found)), &exact);
+                assert!(error < 0.9 * bf16_error, "{shape:?}, unlike: {unlike}: {error:e}, with bf16 {bf16_error:e}");
+            }
+        }
+    }
+
+    /// All values of a slice as large as they can be, with the same sign: the sum is the largest there is.
+    #[test]
+    fn the_largest_sum_does_not_overflow() {
+        for channels in [8, 16, 33, 64, 128, 129, 256] {
+            let shape = shape(16, channels, 32);
+            let (x, weight) = (vec![3.0; 256 * channels], vec![-7.0; 9 * channels * 32]);
+            for y in results(&x, &weight, shape) {
+                let expected = -21.0 * 9.0 * channels as f32;
+                let found = y[(8 * 16 + 8) * 32]; // away from the border
+                assert!((found - expected).abs() < 1e-3 * expected.abs(), "{channels}: expected {expected}, found {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_number_stays_no_number_and_zeros_stay_zeros() {
+        let shape = shape(16, 40, 32);
+        let weight = values(9 * 40 * 32, 5);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = values(256 * 40, 4);
+            x[(5 * 16 + 5) * 40 + 7] = broken;
+            for y in results(&x, &weight, shape) {
+                assert!(y[(5 * 16 + 5) * 32..][..32].iter().all(|y| !y.is_finite()), "{broken}: {:?}", &y[(5 * 16 + 5) * 32..][..4]);
+                assert!(y[(15 * 16 + 15) * 32..].iter().all(|y| y.is_finite()), "{broken} reaches tiles far away");
+            }
+            let mut weight = weight.clone();
+            weight[4 * 40 * 32 + 3] = broken;
+            for y in results(&values(256 * 40, 4), &weight, shape) {
+                assert!(y.chunks_exact(32).all(|y| !y[3].is_finite() && y[4].is_finite()), "{broken} in the weights");
+            }
+        }
+        for magnitude in [0.0, 1e-38, 1e-20, 1e15] {
+            let x: Vec<f32> = values(256 * 40, 4).into_iter().map(|x| x * magnitude).collect();
+            let exact = reference(&x, &weight, shape);
+            let scale = exact.iter().fold(0.0f64, |scale, y| scale.max(y.abs()));
+            for y in results(&x, &weight, shape) {
+                let error = error(y.iter().map(|y| f64::from(*y)), &exact);
+                assert!(error <= 1e-3 * scale + 1e-30, "magnitude {magnitude:e}: {error:e} of {scale:e}");
+            }
+        }
+    }
+}

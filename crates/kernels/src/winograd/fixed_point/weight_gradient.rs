@@ -1,0 +1,289 @@
+//! The gradient for the weights in fixed point. What is summed are tiles, so a row is the tiles of a slice in one channel at one point: the input's and the
+//! result's become integers as soon as a slice is transformed, at half the bytes of floats.
+//!
+//! Tiles are taken in large blocks, and a task brings back the weights between one panel of input channels and one of output channels.
+
+use super::{LANES, WIDTH, at_least_smallest, largest_integer, magnitude};
+use crate::convolution::Convolution;
+use crate::memory::{Scratch, Shared};
+use crate::threads::each;
+use crate::vector::{Avx512, load, prefetch, store};
+use crate::winograd::weight_gradient::{result_points, weights};
+use crate::winograd::{Grid, Input, POINTS, Position, SPAN, TILE, pixel_values, points_of_column};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Tiles of a slice: with fewer, taking the sums to floats outweighs the products; with more, a slice of all points no longer lies beside the processor.
+const TILES: usize = 32;
+const PAIRS: usize = TILES / 2;
+/// A slice of a panel at one point: [PAIRS][WIDTH] pairs of integers and [WIDTH] scales.
+const CELL: usize = PAIRS * WIDTH + WIDTH;
+/// So many tiles ahead the pixels are asked for: a vector of each lies too far from the next to be foreseen by the hardware.
+const TILES_AHEAD: usize = 2;
+/// How far the values of two points are apart before they become integers: an odd number of cache lines, as [`apart`](crate::winograd::apart) has it.
+const POINT_LEN: usize = (TILES + 1) * LANES;
+/// Floats of a block's transformed input (8 MiB).
+const BLOCK_LIMIT: usize = 2 << 20;
+/// Panels that one task transforms.
+const PANEL_STEP: usize = 4;
+/// Rows of a tile of products: two vectors each beside two of columns.
+const ROWS: usize = 8;
+
+/// dweight [3, 3, input_channels, output_channels] = sum over all pixels of x outer dy.
+///
+/// The processor must have the instructions: `InstructionSet::multiplies_pairs_of_integers`.
+pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32]) {
+    let Convolution { batch, input_channels, output_channels, .. } = shape;
+    let grid = Grid::of(&shape);
+    let total = batch * grid.tile_count();
+    let (input_panels, result_panels) = (input_channels.div_ceil(WIDTH), output_channels.div_ceil(WIDTH));
+    // Fixed by the shape, for the order of the sums depends on it.
+    let block = (BLOCK_LIMIT / (POINTS * CELL * input_panels)).max(1) * TILES;
+    let out = Shared::new(dweight);
+    for start in (0..total).step_by(block) {
+        let tiles = start..(start + block).min(total);
+        let slice_count = tiles.len().div_ceil(TILES);
+        let mut input = Scratch::new(POINTS * input_panels * slice_count * CELL);
+        let mut result = Scratch::new(POINTS * result_panels * slice_count * CELL);
+        let (input_out, result_out) = (Shared::new(input.as_mut_slice()), Shared::new(result.as_mut_slice()));
+        let (input_steps, result_steps) = (input_panels.div_ceil(PANEL_STEP), result_panels.div_ceil(PANEL_STEP));
+        each(slice_count * (input_steps + result_steps), |task| {
+            let (slice, step) = (task / (input_steps + result_steps), task % (input_steps + result_steps));
+            let first = tiles.start + slice * TILES;
+            let tiles = first..(first + TILES).min(tiles.end);
+            let panels = |step: usize, count: usize| step * PANEL_STEP..((step + 1) * PANEL_STEP).min(count);
+            // SAFETY: only this task's slice of its panels is written; the processor has the instructions, as the caller knows.
+            unsafe {
+                if step < input_steps {
+                    let to = Cells { first: input_out.at(0), panel_count: input_panels, slice_count, slice };
+                    transform_input(&Input::new(x, &shape), grid, tiles, panels(step, input_panels), &to);
+                } else {
+                    let to = Cells { first: result_out.at(0), panel_count: result_panels, slice_count, slice };
+                    transform_result(dy, &shape, grid, tiles, panels(step - input_steps, result_panels), &to);
+                }
+            }
+        });
+        let (input, result) = (input.as_slice(), result.as_slice());
+        each(input_panels * result_panels, |task| {
+            let (input_panel, result_panel) = (task / result_panels, task % result_panels);
+            let mut sums = Scratch::new(POINTS * WIDTH * WIDTH);
+            for point in 0..POINTS {
+                let rows = &input[(point * input_panels + input_panel) * slice_count * CELL..][..slice_count * CELL];
+                let columns = &result[(point * result_panels + result_panel) * slice_count * CELL..][..slice_count * CELL];
+                // SAFETY: the lengths are those; the processor has the instructions.
+                unsafe { products(rows, columns, &mut sums.as_mut_slice()[point * WIDTH * WIDTH..][..WIDTH * WIDTH]) };
+            }
+            // SAFETY: only this task's weights are written; the processor has the instructions.
+            unsafe { add_weights(sums.as_slice(), &shape, input_panel, result_panel, start > 0, out.at(0)) };
+        });
+    }
+}
+
+/// Cells [POINTS][panels][slices], of which one slice is written.
+struct Cells {
+    first: *mut f32,
+    panel_count: usize,
+    slice_count: usize,
+    slice: usize,
+}
+
+impl Cells {
+    fn at(&self, point: usize, panel: usize) -> *mut f32 {
+        self.first.wrapping_add(((point * self.panel_count + panel) * self.slice_count + self.slice) * CELL)
+    }
+}
+
+/// # Safety
+/// The cells of the panels can be written; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn transform_input(input: &Input, grid: Grid, tiles: Range<usize>, panels: Range<usize>, to: &Cells) {
+    let mut pixels_of = [[[input.zeros.as_slice().as_ptr(); SPAN]; SPAN]; TILES];
+    for (tile, pixels) in tiles.zip(&mut pixels_of) {
+        *pixels = input.pixels(grid.position(tile));
+    }
+    let channels = input.shape.input_channels;
+    let mut values = Scratch::new(POINTS * POINT_LEN);
+    let values = values.as_mut_slice();
+    for channel in (panels.start * WIDTH..panels.end * WIDTH).step_by(LANES) {
+        let count = channels.saturating_sub(channel);
+        for (place, pixels) in pixels_of.iter().enumerate() {
+            ask_for(&pixels_of[(place + TILES_AHEAD) % TILES], channel);
+            // SAFETY: pixels have the channels, of which none is read where `count` is zero.
+            unsafe {
+                if count >= LANES {
+                    keep(pixel_values::<Avx512, false>(pixels, channel, LANES), values, place);
+                } else {
+                    let channel = if count > 0 { channel } else { 0 };
+                    keep(pixel_values::<Avx512, false>(pixels, channel, count), values, place);
+                }
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { take_to_cells(values, channel, to) };
+    }
+}
+
+/// # Safety
+/// As `transform_input`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn transform_result(dy: &[f32], shape: &Convolution, grid: Grid, tiles: Range<usize>, panels: Range<usize>, to: &Cells) {
+    let (height, width, channels) = (shape.output_height(), shape.output_width(), shape.output_channels);
+    let mut zeros = Scratch::new(channels);
+    zeros.as_mut_slice().fill(0.0);
+    // Where the channels of each pixel begin, column by column.
+    let mut pixels_of = [[[zeros.as_slice().as_ptr(); TILE]; TILE]; TILES];
+    for (tile, pixels) in tiles.zip(&mut pixels_of) {
+        let Position { picture, top, left } = grid.position(tile);
+        for (j, pixels) in pixels.iter_mut().enumerate() {
+            for (i, pixel) in pixels.iter_mut().enumerate() {
+                if top + i < height && left + j < width {
+                    *pixel = dy[((picture * height + top + i) * width + left + j) * channels..].as_ptr();
+                }
+            }
+        }
+    }
+    let mut values = Scratch::new(POINTS * POINT_LEN);
+    let values = values.as_mut_slice();
+    for channel in (panels.start * WIDTH..panels.end * WIDTH).step_by(LANES) {
+        let count = channels.saturating_sub(channel);
+        for (place, pixels) in pixels_of.iter().enumerate() {
+            ask_for(&pixels_of[(place + TILES_AHEAD) % TILES], channel);
+            // SAFETY: pixels have the channels, of which none is read where `count` is zero.
+            unsafe {
+                let at = if count > 0 { channel } else { 0 };
+                let mut columns = [[Avx512(_mm512_setzero_ps()); SPAN]; TILE];
+                for (column, pixels) in columns.iter_mut().zip(pixels) {
+                    let mut d = [Avx512(_mm512_setzero_ps()); TILE];
+                    for (d, &pixel) in d.iter_mut().zip(pixels) {
+                        *d = load(pixel.add(at), count);
+                    }
+                    *column = result_points(d);
+                }
+                let mut rows = [[Avx512(_mm512_setzero_ps()); SPAN]; SPAN];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = result_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
+                }
+                keep(rows, values, place);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { take_to_cells(values, channel, to) };
+    }
+}
+
+/// Asks for a vector of each pixel of a tile.
+#[inline(always)]
+fn ask_for<const N: usize>(pixels: &[[*const f32; N]; N], channel: usize) {
+    for pixel in pixels.as_flattened() {
+        prefetch(pixel.wrapping_add(channel));
+    }
+}
+
+/// Puts the 36 values of a tile to its place in `values` [POINTS][TILES][LANES], points POINT_LEN apart.
+/// # Safety
+/// The place is one of a slice's tiles, and `values` has that length; the processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn keep(rows: [[Avx512; SPAN]; SPAN], values: &mut [f32], place: usize) {
+    for (i, row) in rows.into_iter().enumerate() {
+        for (j, value) in row.into_iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_storeu_ps(values.as_mut_ptr().add((i * SPAN + j) * POINT_LEN + place * LANES), value.0) };
+        }
+    }
+}
+
+/// Writes a vector of channels of a slice, `values` as [`keep`] fills them, as integers and scales to the cells of its panel.
+/// # Safety
+/// `values` has that length and the cells can be written; the processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn take_to_cells(values: &[f32], channel: usize, to: &Cells) {
+    let limit = _mm512_set1_ps(largest_integer(PAIRS));
+    for point in 0..POINTS {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let from = values.as_ptr().add(point * POINT_LEN);
+            let cell = to.at(point, channel / WIDTH).add(channel % WIDTH);
+            let mut largest = _mm512_setzero_si512();
+            for tile in 0..TILES {
+                largest = _mm512_max_epu32(largest, magnitude(_mm512_loadu_ps(from.add(tile * LANES))));
+            }
+            let largest = at_least_smallest(largest);
+            let inverse = _mm512_div_ps(limit, largest);
+            _mm512_storeu_ps(cell.add(PAIRS * WIDTH), _mm512_div_ps(largest, limit));
+            for pair in 0..PAIRS {
+                let even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add(2 * pair * LANES)), inverse));
+                let odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add((2 * pair + 1) * LANES)), inverse));
+                let both = _mm512_mask_blend_epi16(0xAAAA_AAAA, even, _mm512_slli_epi32::<16>(odd));
+                _mm512_storeu_si512(cell.add(pair * WIDTH).cast(), both);
+            }
+        }
+    }
+}
+
+/// sums [WIDTH, WIDTH] = the sum over all slices of rows^T columns.
+/// # Safety
+/// Both are as many whole cells, `sums` has that length, the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn products(rows: &[f32], columns: &[f32], sums: &mut [f32]) {
+    sums.fill(0.0);
+    for (rows, columns) in rows.chunks_exact(CELL).zip(columns.chunks_exact(CELL)) {
+        for row in (0..WIDTH).step_by(ROWS) {
+            // SAFETY: a cell holds pairs and scales of WIDTH channels; the caller's promise.
+            unsafe {
+                let (mut a, mut b) = (rows.as_ptr().add(row).cast::<i32>(), columns.as_ptr().cast::<i32>());
+                let mut totals = [[_mm512_setzero_si512(); 2]; ROWS];
+                for _ in 0..PAIRS {
+                    let pairs = [_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(LANES).cast())];
+                    for (i, total) in totals.iter_mut().enumerate() {
+                        let a = _mm512_set1_epi32(*a.add(i));
+                        *total = [_mm512_dpwssd_epi32(total[0], a, pairs[0]), _mm512_dpwssd_epi32(total[1], a, pairs[1])];
+                    }
+                    (a, b) = (a.add(WIDTH), b.add(WIDTH));
+                }
+                // Both lie behind the pairs now, at the scales.
+                let (row_scales, column_scales) = (a.cast::<f32>(), b.cast::<f32>());
+                let column_scales = [_mm512_loadu_ps(column_scales), _mm512_loadu_ps(column_scales.add(LANES))];
+                for (i, total) in totals.into_iter().enumerate() {
+                    let row_scale = _mm512_set1_ps(*row_scales.add(i));
+                    for half in 0..2 {
+                        let sum = sums.as_mut_ptr().add((row + i) * WIDTH + half * LANES);
+                        let scale = _mm512_mul_ps(row_scale, column_scales[half]);
+                        _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[half]), scale, _mm512_loadu_ps(sum)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes the sums of all points, [POINTS][WIDTH][WIDTH], back to weights between two panels of channels: `dweight` becomes these, or has them added.
+/// # Safety
+/// No other task touches these weights; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn add_weights(sums: &[f32], shape: &Convolution, input_panel: usize, result_panel: usize, add: bool, dweight: *mut f32) {
+    let &Convolution { input_channels, output_channels, .. } = shape;
+    for row in 0..WIDTH.min(input_channels - input_panel * WIDTH) {
+        for start in (0..WIDTH.min(output_channels - result_panel * WIDTH)).step_by(LANES) {
+            let (input, output) = (input_panel * WIDTH + row, result_panel * WIDTH + start);
+            let count = output_channels - output;
+            // SAFETY: a vector lies at that place of every point; parts of weights end where the channels do.
+            unsafe {
+                let from = sums.as_ptr().add(row * WIDTH + start);
+                let mut columns = [[Avx512(_mm512_setzero_ps()); 3]; SPAN];
+                for (j, column) in columns.iter_mut().enumerate() {
+                    *column = weights(points_of_column::<Avx512>(from, WIDTH * WIDTH, j));
+                }
+                for i in 0..3 {
+                    let values = weights([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
+                    for (j, value) in values.into_iter().enumerate() {
+                        let to = dweight.add(((3 * i + j) * input_channels + input) * output_channels + output);
+                        let old = if add { load::<Avx512>(to, count) } else { Avx512(_mm512_setzero_ps()) };
+                        store(Avx512(_mm512_add_ps(old.0, value.0)), to, count);
+                    }
+                }
+            }
+        }
+    }
+}
