@@ -35,7 +35,10 @@ fn header(bench: &Bench) -> Result<String> {
 
 fn readme(header: &str, samples: &Samples, ratios: &[Ratio]) -> Result<String> {
     let mut text = header.to_string();
-    writeln!(text, "- both sides are processes of their own, warmed up once, taking turns run by run; medians, least - most; every sample is in raw.csv")?;
+    writeln!(
+        text,
+        "- both sides are processes of their own, warmed up once, taking turns with a pause between; medians, least - most; every sample is in raw.csv"
+    )?;
     writeln!(text, "- memory is the peak of the process (VmHWM), MiB, program and libraries included; C is per token of all rows together")?;
     comparison(&mut text, ratios)?;
     limits(&mut text, samples, ratios)?;

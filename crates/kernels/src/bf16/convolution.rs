@@ -2,7 +2,8 @@
 //!
 //! The picture is rounded once into a copy with its border of zeros, so that every tap of every pixel lies a constant distance from the pixel.
 //!
-//! AVX512_BF16 multiplies at most twice as fast as f32, Winograd's filtering needs a quarter of the products: where that applies, its kernels of f32 are taken.
+//! AVX512_BF16 multiplies at most twice as fast as f32, Winograd's filtering needs a quarter of the products: where that applies, its kernels are taken, which
+//! make integers of 16 bits of the values where the processor multiplies pairs of these as fast.
 
 use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
