@@ -33,3 +33,6 @@ pub use instruction_set::InstructionSet;
 
 #[cfg(test)]
 extern crate self as smalti_kernels; // what `tests/support` calls it
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;

@@ -1,4 +1,5 @@
-//! What products and convolutions compute in: f32, or bf16 (both sides rounded to bf16, sums in f32).
+//! What products and convolutions compute in: f32, or bf16 (both sides rounded to bf16, sums in f32; some processors take finer integers for 3x3
+//! convolutions, docs/concepts/precision.md).
 //!
 //! It is a property of the run, as the instruction set is: set once around the work, read by the operations (`linear`, `conv2d`) and their gradients, so that
 //! no model knows of it. Weights, optimiser, normalisation, attention and everything between the products stay f32.

@@ -5,7 +5,7 @@ use super::packing::{Lines, WIDTH};
 use crate::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::product::{STEP, Share, Sizes, in_slices, rows_ahead};
-use crate::vector::prefetch_to_second_level;
+use crate::vector::{prefetch_to_second_level, settle};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -40,7 +40,7 @@ pub(super) unsafe fn run(block: &Block) {
         }
     }
     if block.past_caches {
-        _mm_sfence(); // before anybody is told that the block is done
+        settle(); // before anybody is told that the block is done
     }
 }
 

@@ -1,19 +1,16 @@
 //! Against sums in f64 over inputs rounded to bf16, on every instruction set of this processor and on AMX tiles in software.
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 use super::convolution::{forward_on, input_gradient_on, weight_gradient_on};
 use super::product::{multiply_on, multiply_transposed_on};
 use super::{Element, rounded};
 use crate::InstructionSet;
 use crate::convolution::Convolution;
 use crate::product::Sizes;
+use crate::support::{Unaligned, check_close, check_same, poisoned, products, values};
 use crate::threads;
 use crate::winograd;
 use half::bf16;
 use proptest::prelude::*;
-use support::{Unaligned, check_close, check_same, poisoned, products, values};
 
 /// Products of bf16 are exact in f32: what is left is the rounding of the sums.
 const TOLERANCE: f64 = 1e-5;

@@ -1,13 +1,15 @@
 //! The 36 values as integers of 16 bits, for runs in bf16 on processors that multiply pairs of them and add both products in one instruction (VNNI): twice the
 //! multiply-adds of f32.
 //!
-//! Rounded to bf16, with its 8 significant bits, the values would bring back four times the error of a convolution in bf16: the way back to pixels takes
-//! differences of large numbers. Integers with a scale for each row have 12 bits or more below the largest value of the row, and together with the sums in
-//! integers, which round nothing, the result is nearer to the true one than products of bf16 are (tests below).
+//! Rounded to bf16, with its 8 significant bits, the values would bring back several times the error of a convolution in bf16: the way back to pixels takes
+//! differences of large numbers. Integers with a scale for each row have 12 or 13 bits beside the sign, and as sums of integers round nothing, the result is nearer
+//! to the true one than products of bf16 are (`tests` show both).
 //!
 //! A row is the slice of channels of one tile, or of one output channel's weights, at one point. Its largest magnitude becomes [`largest_integer`], so small
 //! that no sum of a slice overflows.
 
+#[cfg(test)]
+mod tests;
 mod weight_gradient;
 
 pub(crate) use weight_gradient::weight_gradient;
@@ -32,10 +34,9 @@ const SMALLEST: f32 = 1e-30;
 /// [POINTS][WIDTH]. The sums of a slice become floats before the next is added.
 pub(super) struct FixedPoint;
 
-/// With `pairs` products of two on either side of zero a sum is at most i32::MAX.
+/// The sum of so many pairs of products, each at most its square, is at most i32::MAX. (Rows are whole vectors, so it has no more than 14 bits.)
 fn largest_integer(pairs: usize) -> f32 {
-    let limit = (i32::MAX as usize / (2 * pairs).max(1)).isqrt();
-    limit.min(i16::MAX as usize) as f32
+    (i32::MAX as usize / (2 * pairs)).isqrt() as f32
 }
 
 fn pairs_of(depth: usize) -> usize {
@@ -109,11 +110,11 @@ unsafe fn input(block: &Block, places: Range<usize>, slice: usize, out: *mut f32
 
 /// Takes a row at each point, `pairs` in whole vectors of `values`, to integers and scales.
 /// # Safety
-/// `values` has that row in each `point_len` floats; as many integers can be written at each `apart` pairs, and scales at each `scales_apart`; the processor has
-/// the instructions.
+/// `values` has that row in each `point_len` floats; as many integers can be written every `pairs_apart` pairs, and a scale every `scales_apart`; the processor
+/// has the instructions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn quantise(values: &[f32], point_len: usize, pairs: usize, integers: *mut i32, apart: usize, scales: *mut f32, scales_apart: usize) {
+unsafe fn quantise(values: &[f32], point_len: usize, pairs: usize, integers: *mut i32, pairs_apart: usize, scales: *mut f32, scales_apart: usize) {
     const ROOM: usize = POINTS.next_multiple_of(LANES);
     let limit = _mm512_set1_ps(largest_integer(pairs));
     // SAFETY: the caller's promise.
@@ -136,7 +137,7 @@ unsafe fn quantise(values: &[f32], point_len: usize, pairs: usize, integers: *mu
         }
         for point in 0..POINTS {
             let from = values.as_ptr().add(point * point_len);
-            let to = integers.add(point * apart).cast::<i16>();
+            let to = integers.add(point * pairs_apart).cast::<i16>();
             let inverse = _mm512_set1_ps(inverses[point]);
             for at in (0..2 * pairs).step_by(LANES) {
                 let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add(at)), inverse));
@@ -159,6 +160,21 @@ fn magnitude(values: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn at_least_smallest(bits: __m512i) -> __m512 {
     _mm512_castsi512_ps(_mm512_max_epu32(bits, _mm512_set1_epi32(SMALLEST.to_bits() as i32)))
+}
+
+/// Pairs of integers: `even` and `odd` times `inverse`, which makes them fit.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn side_by_side(even: __m512, odd: __m512, inverse: __m512) -> __m512i {
+    let [even, odd] = [_mm512_cvtps_epi32(_mm512_mul_ps(even, inverse)), _mm512_cvtps_epi32(_mm512_mul_ps(odd, inverse))];
+    _mm512_mask_blend_epi16(0xAAAA_AAAA, even, _mm512_slli_epi32::<16>(odd))
+}
+
+/// Sums of integers back to floats, behind what is there already.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_in_floats(sums: __m512i, row_scale: __m512, column_scales: __m512, to: __m512) -> __m512 {
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(row_scale, column_scales), to)
 }
 
 /// # Safety
@@ -198,11 +214,9 @@ unsafe fn weights(taps: &[f32], reversed: bool, out: &mut [f32]) {
                 }
                 for i in 0..SPAN {
                     for j in 0..SPAN {
-                        let even = _mm512_cvtps_epi32(_mm512_mul_ps(both[0][i][j].0, inverses[i][j]));
-                        let odd = _mm512_cvtps_epi32(_mm512_mul_ps(both[1][i][j].0, inverses[i][j]));
-                        let pairs_here = _mm512_mask_blend_epi16(0xAAAA_AAAA, even, _mm512_slli_epi32::<16>(odd));
+                        let integer_pairs = side_by_side(both[0][i][j].0, both[1][i][j].0, inverses[i][j]);
                         let to = integers.add((i * SPAN + j) * apart(pairs * WIDTH) + pair * WIDTH + half);
-                        _mm512_storeu_si512(to.cast(), pairs_here);
+                        _mm512_storeu_si512(to.cast(), integer_pairs);
                     }
                 }
             }
@@ -282,182 +296,7 @@ unsafe fn tile<const M: usize>(
             for half in 0..2 {
                 let to = out.add(i * WIDTH + half * LANES);
                 let old = if add { _mm512_loadu_ps(to) } else { _mm512_setzero_ps() };
-                let scale = _mm512_mul_ps(row_scale, column_scales[half]);
-                _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[half]), scale, old));
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::InstructionSet;
-    use crate::bf16::rounded;
-    use crate::convolution::Convolution;
-    use crate::winograd::{Picture, convolve};
-
-    /// Values in [-1, 1), the same for the same seed.
-    fn values(len: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..len)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
-
-    fn shape(size: usize, input_channels: usize, output_channels: usize) -> Convolution {
-        Convolution { batch: 1, height: size, width: size, input_channels, output_channels, kernel_size: 3, stride: 1, before: 1, after: 1 }
-    }
-
-    fn reference(x: &[f32], weight: &[f32], shape: Convolution) -> Vec<f64> {
-        let Convolution { height, width, input_channels, output_channels, .. } = shape;
-        let mut y = vec![0.0f64; height * width * output_channels];
-        for (pixel, y) in y.chunks_exact_mut(output_channels).enumerate() {
-            for tap in 0..9 {
-                let (row, column) = ((pixel / width + tap / 3).wrapping_sub(1), (pixel % width + tap % 3).wrapping_sub(1));
-                if row < height && column < width {
-                    for c in 0..input_channels {
-                        let x = f64::from(x[(row * width + column) * input_channels + c]);
-                        let weights = &weight[(tap * input_channels + c) * output_channels..][..output_channels];
-                        y.iter_mut().zip(weights).for_each(|(y, weight)| *y += x * f64::from(*weight));
-                    }
-                }
-            }
-        }
-        y
-    }
-
-    /// In fixed point, on every set that has it.
-    fn results(x: &[f32], weight: &[f32], shape: Convolution) -> Vec<Vec<f32>> {
-        let sets = InstructionSet::available().iter().filter(|set| set.multiplies_pairs_of_integers());
-        let results: Vec<Vec<f32>> = sets
-            .map(|&set| {
-                let mut y = vec![f32::NAN; shape.height * shape.width * shape.output_channels];
-                convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight), None, &mut y);
-                y
-            })
-            .collect();
-        if results.is_empty() {
-            println!("SKIPPED: this processor does not multiply pairs of integers; what does was compiled, not run");
-        }
-        results
-    }
-
-    /// Root of the mean square of the differences.
-    fn error(found: impl Iterator<Item = f64>, expected: &[f64]) -> f64 {
-        let sum: f64 = found.zip(expected).map(|(found, expected)| (found - expected).powi(2)).sum();
-        (sum / expected.len() as f64).sqrt()
-    }
-
-    /// Alike in all channels, and as unlike as activations and weights of trained networks are: magnitudes of channels over a factor of ten, most pixels dark.
-    #[test]
-    fn results_are_nearer_to_the_truth_than_products_of_bf16() {
-        for (input_channels, output_channels) in [(64, 32), (128, 40), (200, 64), (512, 32)] {
-            for unlike in [false, true] {
-                let shape = shape(16, input_channels, output_channels);
-                let mut x = values(256 * input_channels, 1);
-                let mut weight = values(9 * input_channels * output_channels, 2);
-                if unlike {
-                    let magnitudes = values(input_channels, 3);
-                    for (i, x) in x.iter_mut().enumerate() {
-                        *x = x.powi(3) * 10f32.powf(magnitudes[i % input_channels] / 2.0);
-                    }
-                    weight.iter_mut().for_each(|weight| *weight = weight.powi(3));
-                }
-                let exact = reference(&x, &weight, shape);
-                let in_bf16 = |values: &[f32]| -> Vec<f32> { values.iter().map(|value| rounded(*value)).collect() };
-                let bf16_error = error(reference(&in_bf16(&x), &in_bf16(&weight), shape).into_iter(), &exact);
-                for y in results(&x, &weight, shape) {
-                    let error = error(y.iter().map(|y| f64::from(*y)), &exact);
-                    assert!(error < 0.9 * bf16_error, "{shape:?}, unlike: {unlike}: {error:e}, with bf16 {bf16_error:e}");
-                }
-            }
-        }
-    }
-
-    fn reference_gradient(x: &[f32], dy: &[f32], shape: Convolution) -> Vec<f64> {
-        let Convolution { height, width, input_channels, output_channels, .. } = shape;
-        let mut dweight = vec![0.0f64; 9 * input_channels * output_channels];
-        for (pixel, dy) in dy.chunks_exact(output_channels).enumerate() {
-            for tap in 0..9 {
-                let (row, column) = ((pixel / width + tap / 3).wrapping_sub(1), (pixel % width + tap % 3).wrapping_sub(1));
-                if row < height && column < width {
-                    for c in 0..input_channels {
-                        let x = f64::from(x[(row * width + column) * input_channels + c]);
-                        let sums = &mut dweight[(tap * input_channels + c) * output_channels..][..output_channels];
-                        sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += x * f64::from(*dy));
-                    }
-                }
-            }
-        }
-        dweight
-    }
-
-    /// The last picture has more tiles than a block, the one before it channels that fill no panel.
-    #[test]
-    fn weight_gradients_are_nearer_to_the_truth_than_products_of_bf16() {
-        if !InstructionSet::available().iter().any(|set| set.multiplies_pairs_of_integers()) {
-            return println!("SKIPPED: this processor does not multiply pairs of integers; what does was compiled, not run");
-        }
-        for (size, input_channels, output_channels) in [(16, 64, 32), (18, 70, 40), (256, 8, 9)] {
-            for unlike in [false, true] {
-                let shape = shape(size, input_channels, output_channels);
-                let (mut x, mut dy) = (values(size * size * input_channels, 6), values(size * size * output_channels, 7));
-                if unlike {
-                    x.iter_mut().for_each(|x| *x = x.powi(3));
-                    dy.iter_mut().enumerate().for_each(|(i, dy)| *dy *= 1e-3 * (1.0 + (i % output_channels) as f32));
-                }
-                let exact = reference_gradient(&x, &dy, shape);
-                let in_bf16 = |values: &[f32]| -> Vec<f32> { values.iter().map(|value| rounded(*value)).collect() };
-                let bf16_error = error(reference_gradient(&in_bf16(&x), &in_bf16(&dy), shape).into_iter(), &exact);
-                let mut found = vec![f32::NAN; exact.len()];
-                super::weight_gradient(&x, &dy, shape, &mut found);
-                let error = error(found.iter().map(|found| f64::from(*found)), &exact);
-                assert!(error < 0.9 * bf16_error, "{shape:?}, unlike: {unlike}: {error:e}, with bf16 {bf16_error:e}");
-            }
-        }
-    }
-
-    /// All values of a slice as large as they can be, with the same sign: the sum is the largest there is.
-    #[test]
-    fn the_largest_sum_does_not_overflow() {
-        for channels in [8, 16, 33, 64, 128, 129, 256] {
-            let shape = shape(16, channels, 32);
-            let (x, weight) = (vec![3.0; 256 * channels], vec![-7.0; 9 * channels * 32]);
-            for y in results(&x, &weight, shape) {
-                let expected = -21.0 * 9.0 * channels as f32;
-                let found = y[(8 * 16 + 8) * 32]; // away from the border
-                assert!((found - expected).abs() < 1e-3 * expected.abs(), "{channels}: expected {expected}, found {found}");
-            }
-        }
-    }
-
-    #[test]
-    fn no_number_stays_no_number_and_zeros_stay_zeros() {
-        let shape = shape(16, 40, 32);
-        let weight = values(9 * 40 * 32, 5);
-        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = values(256 * 40, 4);
-            x[(5 * 16 + 5) * 40 + 7] = broken;
-            for y in results(&x, &weight, shape) {
-                assert!(y[(5 * 16 + 5) * 32..][..32].iter().all(|y| !y.is_finite()), "{broken}: {:?}", &y[(5 * 16 + 5) * 32..][..4]);
-                assert!(y[(15 * 16 + 15) * 32..].iter().all(|y| y.is_finite()), "{broken} reaches tiles far away");
-            }
-            let mut weight = weight.clone();
-            weight[4 * 40 * 32 + 3] = broken;
-            for y in results(&values(256 * 40, 4), &weight, shape) {
-                assert!(y.chunks_exact(32).all(|y| !y[3].is_finite() && y[4].is_finite()), "{broken} in the weights");
-            }
-        }
-        for magnitude in [0.0, 1e-38, 1e-20, 1e15] {
-            let x: Vec<f32> = values(256 * 40, 4).into_iter().map(|x| x * magnitude).collect();
-            let exact = reference(&x, &weight, shape);
-            let scale = exact.iter().fold(0.0f64, |scale, y| scale.max(y.abs()));
-            for y in results(&x, &weight, shape) {
-                let error = error(y.iter().map(|y| f64::from(*y)), &exact);
-                assert!(error <= 1e-3 * scale + 1e-30, "magnitude {magnitude:e}: {error:e} of {scale:e}");
+                _mm512_storeu_ps(to, add_in_floats(sum[half], row_scale, column_scales[half], old));
             }
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Tiles are taken in large blocks, and a task brings back the weights between one panel of input channels and one of output channels.
 
-use super::{LANES, WIDTH, at_least_smallest, largest_integer, magnitude};
+use super::{LANES, WIDTH, add_in_floats, at_least_smallest, largest_integer, magnitude, side_by_side};
 use crate::convolution::Convolution;
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
@@ -22,7 +22,7 @@ const CELL: usize = PAIRS * WIDTH + WIDTH;
 const TILES_AHEAD: usize = 2;
 /// How far the values of two points are apart before they become integers: an odd number of cache lines, as [`apart`](crate::winograd::apart) has it.
 const POINT_LEN: usize = (TILES + 1) * LANES;
-/// Floats of a block's transformed input (8 MiB).
+/// Floats of a block's transformed input or result, whichever has more (8 MiB).
 const BLOCK_LIMIT: usize = 2 << 20;
 /// Panels that one task transforms.
 const PANEL_STEP: usize = 4;
@@ -38,7 +38,7 @@ pub(crate) fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight
     let total = batch * grid.tile_count();
     let (input_panels, result_panels) = (input_channels.div_ceil(WIDTH), output_channels.div_ceil(WIDTH));
     // Fixed by the shape, for the order of the sums depends on it.
-    let block = (BLOCK_LIMIT / (POINTS * CELL * input_panels)).max(1) * TILES;
+    let block = (BLOCK_LIMIT / (POINTS * CELL * input_panels.max(result_panels))).max(1) * TILES;
     let out = Shared::new(dweight);
     for start in (0..total).step_by(block) {
         let tiles = start..(start + block).min(total);
@@ -93,44 +93,73 @@ impl Cells {
     }
 }
 
+/// Where the channels of each pixel of a tile begin, column by column: of the input or of the result.
+trait Tile: Sized {
+    /// The 36 values, row by row, of a vector of channels of which `count` are left.
+    /// # Safety
+    /// `count` floats can be read at each pixel from that channel on; the processor has the instructions.
+    unsafe fn values(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; SPAN];
+    /// Asks for a vector of each pixel.
+    fn ask_for(&self, channel: usize);
+}
+
+impl Tile for [[*const f32; SPAN]; SPAN] {
+    #[inline(always)]
+    unsafe fn values(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; SPAN] {
+        // SAFETY: the caller's promise.
+        unsafe { pixel_values::<Avx512, false>(self, channel, count) }
+    }
+
+    #[inline(always)]
+    fn ask_for(&self, channel: usize) {
+        ask_for(self, channel);
+    }
+}
+
+impl Tile for [[*const f32; TILE]; TILE] {
+    #[inline(always)]
+    unsafe fn values(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; SPAN] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut columns = [[Avx512(_mm512_setzero_ps()); SPAN]; TILE];
+            for (column, pixels) in columns.iter_mut().zip(self) {
+                let mut d = [Avx512(_mm512_setzero_ps()); TILE];
+                for (d, &pixel) in d.iter_mut().zip(pixels) {
+                    *d = load(pixel.add(channel), count);
+                }
+                *column = result_points(d);
+            }
+            let mut rows = [[Avx512(_mm512_setzero_ps()); SPAN]; SPAN];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = result_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
+            }
+            rows
+        }
+    }
+
+    #[inline(always)]
+    fn ask_for(&self, channel: usize) {
+        ask_for(self, channel);
+    }
+}
+
 /// # Safety
 /// The cells of the panels can be written; the processor has the instructions.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn transform_input(input: &Input, grid: Grid, tiles: Range<usize>, panels: Range<usize>, to: &Cells) {
     let mut pixels_of = [[[input.zeros.as_slice().as_ptr(); SPAN]; SPAN]; TILES];
     for (tile, pixels) in tiles.zip(&mut pixels_of) {
         *pixels = input.pixels(grid.position(tile));
     }
-    let channels = input.shape.input_channels;
-    let mut values = Scratch::new(POINTS * POINT_LEN);
-    let values = values.as_mut_slice();
-    for channel in (panels.start * WIDTH..panels.end * WIDTH).step_by(LANES) {
-        let count = channels.saturating_sub(channel);
-        for (place, pixels) in pixels_of.iter().enumerate() {
-            ask_for(&pixels_of[(place + TILES_AHEAD) % TILES], channel);
-            // SAFETY: pixels have the channels, of which none is read where `count` is zero.
-            unsafe {
-                if count >= LANES {
-                    keep(pixel_values::<Avx512, false>(pixels, channel, LANES), values, place);
-                } else {
-                    let channel = if count > 0 { channel } else { 0 };
-                    keep(pixel_values::<Avx512, false>(pixels, channel, count), values, place);
-                }
-            }
-        }
-        // SAFETY: the caller's promise.
-        unsafe { take_to_cells(values, channel, to) };
-    }
+    // SAFETY: the caller's promise; pixels have the channels.
+    unsafe { transform(&pixels_of, input.shape.input_channels, panels, to) };
 }
 
 /// # Safety
 /// As `transform_input`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn transform_result(dy: &[f32], shape: &Convolution, grid: Grid, tiles: Range<usize>, panels: Range<usize>, to: &Cells) {
     let (height, width, channels) = (shape.output_height(), shape.output_width(), shape.output_channels);
     let mut zeros = Scratch::new(channels);
     zeros.as_mut_slice().fill(0.0);
-    // Where the channels of each pixel begin, column by column.
     let mut pixels_of = [[[zeros.as_slice().as_ptr(); TILE]; TILE]; TILES];
     for (tile, pixels) in tiles.zip(&mut pixels_of) {
         let Position { picture, top, left } = grid.position(tile);
@@ -142,28 +171,26 @@ unsafe fn transform_result(dy: &[f32], shape: &Convolution, grid: Grid, tiles: R
             }
         }
     }
+    // SAFETY: the caller's promise; pixels have the channels.
+    unsafe { transform(&pixels_of, channels, panels, to) };
+}
+
+/// # Safety
+/// Pixels have `channels` floats and the cells of the panels can be written; the processor has the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn transform<T: Tile>(slice: &[T; TILES], channels: usize, panels: Range<usize>, to: &Cells) {
     let mut values = Scratch::new(POINTS * POINT_LEN);
     let values = values.as_mut_slice();
     for channel in (panels.start * WIDTH..panels.end * WIDTH).step_by(LANES) {
-        let count = channels.saturating_sub(channel);
-        for (place, pixels) in pixels_of.iter().enumerate() {
-            ask_for(&pixels_of[(place + TILES_AHEAD) % TILES], channel);
-            // SAFETY: pixels have the channels, of which none is read where `count` is zero.
+        for (place, tile) in slice.iter().enumerate() {
+            slice[(place + TILES_AHEAD) % TILES].ask_for(channel);
+            // SAFETY: the channels that are left are read, none behind the last; the rest is the caller's promise.
             unsafe {
-                let at = if count > 0 { channel } else { 0 };
-                let mut columns = [[Avx512(_mm512_setzero_ps()); SPAN]; TILE];
-                for (column, pixels) in columns.iter_mut().zip(pixels) {
-                    let mut d = [Avx512(_mm512_setzero_ps()); TILE];
-                    for (d, &pixel) in d.iter_mut().zip(pixels) {
-                        *d = load(pixel.add(at), count);
-                    }
-                    *column = result_points(d);
+                if channel + LANES <= channels {
+                    keep(tile.values(channel, LANES), values, place);
+                } else {
+                    keep(tile.values(channel.min(channels), channels.saturating_sub(channel)), values, place);
                 }
-                let mut rows = [[Avx512(_mm512_setzero_ps()); SPAN]; SPAN];
-                for (i, row) in rows.iter_mut().enumerate() {
-                    *row = result_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
-                }
-                keep(rows, values, place);
             }
         }
         // SAFETY: the caller's promise.
@@ -171,7 +198,6 @@ unsafe fn transform_result(dy: &[f32], shape: &Convolution, grid: Grid, tiles: R
     }
 }
 
-/// Asks for a vector of each pixel of a tile.
 #[inline(always)]
 fn ask_for<const N: usize>(pixels: &[[*const f32; N]; N], channel: usize) {
     for pixel in pixels.as_flattened() {
@@ -213,10 +239,8 @@ unsafe fn take_to_cells(values: &[f32], channel: usize, to: &Cells) {
             let inverse = _mm512_div_ps(limit, largest);
             _mm512_storeu_ps(cell.add(PAIRS * WIDTH), _mm512_div_ps(largest, limit));
             for pair in 0..PAIRS {
-                let even = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add(2 * pair * LANES)), inverse));
-                let odd = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(from.add((2 * pair + 1) * LANES)), inverse));
-                let both = _mm512_mask_blend_epi16(0xAAAA_AAAA, even, _mm512_slli_epi32::<16>(odd));
-                _mm512_storeu_si512(cell.add(pair * WIDTH).cast(), both);
+                let [even, odd] = [_mm512_loadu_ps(from.add(2 * pair * LANES)), _mm512_loadu_ps(from.add((2 * pair + 1) * LANES))];
+                _mm512_storeu_si512(cell.add(pair * WIDTH).cast(), side_by_side(even, odd, inverse));
             }
         }
     }
@@ -249,8 +273,7 @@ unsafe fn products(rows: &[f32], columns: &[f32], sums: &mut [f32]) {
                     let row_scale = _mm512_set1_ps(*row_scales.add(i));
                     for half in 0..2 {
                         let sum = sums.as_mut_ptr().add((row + i) * WIDTH + half * LANES);
-                        let scale = _mm512_mul_ps(row_scale, column_scales[half]);
-                        _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total[half]), scale, _mm512_loadu_ps(sum)));
+                        _mm512_storeu_ps(sum, add_in_floats(total[half], row_scale, column_scales[half], _mm512_loadu_ps(sum)));
                     }
                 }
             }
