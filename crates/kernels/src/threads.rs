@@ -2,12 +2,13 @@
 //!
 //! The count is the process's own limit (`available_parallelism`, which knows affinity and cgroup quotas) unless `install` says less.
 
-mod team; // helpers that wait awake between regions
+mod placement; // which processors helpers run on
+mod team; //      helpers that wait awake between regions
 
 use rayon::prelude::*;
 use std::cell::OnceCell;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use team::Team;
 
 thread_local! {
@@ -26,20 +27,24 @@ pub fn install<R: Send>(count: usize, body: impl FnOnce() -> R + Send) -> R {
     let team = Arc::new(Team::new(count));
     let join = {
         let team = team.clone();
-        move |_| TEAM.with(|mine| drop(mine.set(team.clone())))
+        move |index| {
+            team.join(index);
+            TEAM.with(|mine| drop(mine.set(team.clone())));
+        }
     };
     match rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("kernel-{index}")).start_handler(join).build() {
         Ok(pool) => pool.install(|| {
-            team.set_body_thread(rayon::current_thread_index().unwrap_or(0));
+            team.begin_body();
             body()
         }),
         Err(_) => body(), // no new threads to be had: the caller's own still does the work
     }
 }
 
-/// Threads that this process may use at the same time.
+/// Threads that this process may use at the same time, asked for once: a helper that has been given a processor would hear that it may use that one.
 pub fn limit() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get())
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
 }
 
 /// Threads that a kernel called here would use.
@@ -54,6 +59,7 @@ pub(crate) fn each(count: usize, task: impl Fn(usize) + Sync + Send) {
     }
     TEAM.with(|team| match team.get() {
         Some(team) => {
+            team.place();
             if !team.share(count, &task) {
                 (0..count).into_par_iter().with_max_len(1).for_each(task);
             }

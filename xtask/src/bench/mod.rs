@@ -18,7 +18,7 @@ use samples::{Sample, Samples};
 use side::Side;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub fn run(root: &Path, words: &[&str]) -> Result<()> {
     let arguments = Arguments::parse(words)?;
@@ -49,9 +49,6 @@ pub fn run(root: &Path, words: &[&str]) -> Result<()> {
     readme::write(&bench, &samples)
 }
 
-/// Before each turn: threads of either side wait awake for a while after their work, on processors that the other needs.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// What stays the same for all rows.
 pub struct Bench<'a> {
     root: &'a Path,
@@ -68,10 +65,8 @@ impl Bench<'_> {
         let mut ours = Side::start(self.ours(pair)).context("smalti")?;
         let mut torch = pair.mode.map(|mode| Side::start(self.torch(pair, mode)).context("torch")).transpose()?;
         for repetition in first..self.arguments.repetitions.max(first + 1) {
-            std::thread::sleep(PAUSE);
             samples.add(Sample { repetition, ..ours.sample(pair, samples::OURS)? })?;
             if let Some(torch) = &mut torch {
-                std::thread::sleep(PAUSE);
                 samples.add(Sample { repetition, ..torch.sample(pair, samples::TORCH)? })?;
             }
         }

@@ -4,6 +4,7 @@
 //! and decoding one token calls a hundred of them. So after a region the pool's other threads look out for the next one for a moment, and begin it within
 //! a fraction of a microsecond.
 
+use super::placement::Placement;
 use std::any::Any;
 use std::cell::Cell;
 use std::hint::spin_loop;
@@ -27,12 +28,12 @@ thread_local! {
 }
 
 /// The threads of one pool.
-#[derive(Default)]
 pub(super) struct Team {
     /// Threads beside the one that the body runs on.
     helper_count: usize,
     /// The pool's number of the thread that the body runs on, which never waits for work.
     body_thread: AtomicUsize,
+    placement: Placement,
     /// What is being shared out; null between regions.
     job: AtomicPtr<Job>,
     /// Whether some thread is sharing out.
@@ -68,11 +69,36 @@ impl Job {
 
 impl Team {
     pub fn new(thread_count: usize) -> Self {
-        Self { helper_count: thread_count.saturating_sub(1), ..Self::default() }
+        Self {
+            helper_count: thread_count.saturating_sub(1),
+            body_thread: AtomicUsize::new(0),
+            placement: Placement::new(thread_count),
+            job: AtomicPtr::default(),
+            shares: AtomicBool::default(),
+            inside: AtomicUsize::default(),
+            awake: AtomicUsize::default(),
+        }
     }
 
-    pub fn set_body_thread(&self, index: usize) {
-        self.body_thread.store(index, Relaxed);
+    /// The calling thread is number `index` of the pool.
+    pub fn join(&self, index: usize) {
+        self.placement.join(index);
+    }
+
+    /// The calling thread is the one that the body runs on.
+    pub fn begin_body(&self) {
+        self.body_thread.store(rayon::current_thread_index().unwrap_or(0), Relaxed);
+    }
+
+    fn on_body_thread(&self) -> bool {
+        rayon::current_thread_index() == Some(self.body_thread.load(Relaxed))
+    }
+
+    /// Before helpers that sleep are called.
+    pub fn place(&self) {
+        if self.awake.load(Relaxed) < self.helper_count && self.on_body_thread() {
+            self.placement.spread(self.body_thread.load(Relaxed));
+        }
     }
 
     /// Calls `task(0..count)` on this thread and the helpers that are awake; false, and nothing done, where none is or another thread shares out already.
@@ -107,7 +133,7 @@ impl Team {
     }
 
     fn look_out(&self) {
-        if rayon::current_thread_index() == Some(self.body_thread.load(Relaxed)) || AT_WORK.get() {
+        if self.on_body_thread() || AT_WORK.get() {
             return; // this thread waits for something else, and must not wait here
         }
         let mut since = Instant::now();
