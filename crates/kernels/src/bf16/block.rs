@@ -3,6 +3,11 @@
 use crate::instruction_set::InstructionSet;
 use std::ops::Range;
 
+/// Rows that are multiplied together.
+pub(super) fn tile_rows(set: InstructionSet) -> usize {
+    if set == InstructionSet::Avx512Bf16 { 12 } else { 32 }
+}
+
 /// y[row, column] = bias[column] + sum over taps and depth of A[row, tap, d] * B[tap, d, column], or that without the bias added to what y holds.
 pub(super) struct Block<'a> {
     /// bf16 bits on a cache line's border; row r of tap t begins at rows[r] + taps[t] and has `depth` of them.

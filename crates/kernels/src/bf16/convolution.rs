@@ -35,6 +35,29 @@ fn units_are_faster(set: InstructionSet, filtered: bool) -> bool {
     set.has_bf16_units() && !(filtered && set == InstructionSet::Avx512Bf16)
 }
 
+/// Weights for kernels of f32.
+enum Weights<'a> {
+    /// As they are: they become integers that are nearer to them than bf16 is.
+    Exact(&'a [f32]),
+    Rounded(Scratch),
+}
+
+impl<'a> Weights<'a> {
+    fn new<E: Element>(set: InstructionSet, weight: &'a [E], filtered: bool) -> Self {
+        match E::as_f32(weight) {
+            Some(weight) if filtered && set.multiplies_pairs_of_integers() => Self::Exact(weight),
+            _ => Self::Rounded(in_f32(set, weight)),
+        }
+    }
+
+    fn as_slice(&self) -> &[f32] {
+        match self {
+            Self::Exact(weights) => weights,
+            Self::Rounded(scratch) => scratch.as_slice(),
+        }
+    }
+}
+
 /// A picture rounded to bf16 inside its border of zeros.
 struct Bordered {
     scratch: Scratch,
@@ -71,7 +94,7 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     }
     let filtered = winograd::applies(&shape, set.multiplies_pairs_of_integers());
     if !units_are_faster(set, filtered) {
-        let weight = in_f32(set, weight);
+        let weight = Weights::new(set, weight, filtered);
         if filtered {
             return winograd::convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight.as_slice()), bias, y);
         }
@@ -101,7 +124,7 @@ pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
     let filtered = shape.turned().filter(|shape| winograd::applies(shape, set.multiplies_pairs_of_integers()));
     if !units_are_faster(set, filtered.is_some()) {
-        let weight = in_f32(set, weight);
+        let weight = Weights::new(set, weight, filtered.is_some());
         if let Some(turned) = filtered {
             let picture = Picture { x: dy, rounded: true, shape: turned, reversed: true };
             return winograd::convolve(set, &picture, &shape.weights_turned(weight.as_slice()), None, dx);

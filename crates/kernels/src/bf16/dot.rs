@@ -123,6 +123,24 @@ unsafe fn tile<const M: usize>(block: &Block, panel: usize, row: usize, pairs: R
     }
 }
 
+/// `to` = the bits of `from`'s nearest bf16, of subnormal numbers those of zero, which the products would take them for.
+/// # Safety
+/// The processor has AVX512_BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn round(from: &[f32], to: &mut [u16]) {
+    assert_eq!(from.len(), to.len());
+    for at in (0..from.len()).step_by(WIDTH) {
+        let mask = u32::MAX >> (WIDTH - WIDTH.min(from.len() - at));
+        // SAFETY: masked elements are not touched.
+        unsafe {
+            let from = from.as_ptr().add(at);
+            let [low, high] = [_mm512_maskz_loadu_ps(mask as u16, from), _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16))];
+            let bits = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_mask_storeu_epi16(to.as_mut_ptr().add(at).cast(), mask, bits);
+        }
+    }
+}
+
 /// Independent chains of `chains`, enough to hide the latency of a product.
 pub(super) const CHAIN_COUNT: usize = 12;
 

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 /// Columns of a panel.
 pub(super) const WIDTH: usize = 32;
+/// Depths that are transposed together.
+const BLOCK: usize = 32;
 /// Elements that one task packs at least: below, handing over would cost more.
 const TASK_LEN: usize = 16 * 1024;
 
@@ -52,6 +54,10 @@ pub trait Element: Copy + Send + Sync {
     fn as_bf16(_values: &[Self]) -> Option<&[bf16]> {
         None
     }
+    /// The same slice, where it is of f32.
+    fn as_f32(_values: &[Self]) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Element for f32 {
@@ -61,6 +67,9 @@ impl Element for f32 {
         let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         let quiet = bits >> 16 | 0x40; // a NaN whose upper half alone could look like infinity
         (if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { nearest }) as u16
+    }
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
     }
 }
 
@@ -132,12 +141,12 @@ impl Lines {
                         let rows = &mut out[lead * stride..][..run * stride];
                         let values = &values[start * depth..][..run * depth];
                         if depth == stride {
-                            rows.iter_mut().zip(values).for_each(|(to, value)| *to = value.bits());
+                            round(set, values, rows);
                             continue;
                         }
                         for row in 0..run {
                             let (used, rest) = rows[row * stride..][..stride].split_at_mut(depth);
-                            used.iter_mut().zip(&values[row * depth..]).for_each(|(to, value)| *to = value.bits());
+                            round(set, &values[row * depth..][..depth], used);
                             rest.fill(0);
                         }
                     }
@@ -146,6 +155,17 @@ impl Lines {
         });
         scratch
     }
+}
+
+/// Both have the same length.
+#[inline(always)]
+fn round(set: InstructionSet, from: &[f32], to: &mut [u16]) {
+    #[cfg(target_arch = "x86_64")]
+    if set == InstructionSet::Avx512Bf16 {
+        // SAFETY: the instruction set is one that this processor has.
+        return unsafe { super::dot::round(from, to) };
+    }
+    to.iter_mut().zip(from).for_each(|(to, value)| *to = value.bits());
 }
 
 /// Where B lies: element (tap, d, column) at tap * tap_stride + d * depth_stride + column * column_stride.
@@ -276,35 +296,60 @@ pub(super) fn pack_rows<'a>(set: InstructionSet, first: usize, row: impl Fn(usiz
 
 /// values [depth, columns] -> bf16 [columns][stride], zeros beyond the depth.
 pub(super) fn transpose(set: InstructionSet, values: &[f32], depth: usize, columns: usize, stride: usize) -> Scratch {
-    const BLOCK: usize = 32;
     let mut scratch = Scratch::new((columns * stride).div_ceil(2));
-    let out = Shared::new(scratch.as_mut_of::<u32>()); // pairs of depths
+    let out = Shared::new(scratch.as_mut_of::<u32>());
     let block_count = stride.div_ceil(BLOCK);
     let task_count = (columns * stride).div_ceil(TASK_LEN).min(block_count);
-    each(task_count, |task| {
-        let blocks = part(block_count, task_count, task);
-        set.run(Compiled(
-            #[inline(always)]
-            || {
-                let mut pairs = [[0u32; WIDTH]; BLOCK / 2];
-                for block in blocks {
-                    let used_pairs = (stride - block * BLOCK).min(BLOCK) / 2;
-                    for first in (0..columns).step_by(WIDTH) {
-                        let used = WIDTH.min(columns - first);
-                        for (i, pair) in pairs.iter_mut().enumerate() {
-                            let d = block * BLOCK + 2 * i;
-                            let row = |d: usize| if d < depth { &values[d * columns + first..][..used] } else { &[] };
-                            pack_pair(row(d), row(d + 1), pair);
+    each(task_count, |task| set.run(Transpose { values, depth, columns, stride, blocks: part(block_count, task_count, task), out: &out }));
+    scratch
+}
+
+/// Some blocks of [`transpose`], as pairs of depths.
+struct Transpose<'a> {
+    values: &'a [f32],
+    depth: usize,
+    columns: usize,
+    stride: usize,
+    blocks: Range<usize>,
+    /// [columns][stride / 2]
+    out: &'a Shared<u32>,
+}
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { values, depth, columns, stride, blocks, out } = self;
+        let mut pairs = [[0u32; WIDTH]; BLOCK / 2];
+        for block in blocks {
+            let used_pairs = (stride - block * BLOCK).min(BLOCK) / 2;
+            for first in (0..columns).step_by(WIDTH) {
+                let used = WIDTH.min(columns - first);
+                for (i, pair) in pairs.iter_mut().enumerate() {
+                    let d = block * BLOCK + 2 * i;
+                    let row = |d: usize| if d < depth { &values[d * columns + first..][..used] } else { &[] };
+                    pack_pair(row(d), row(d + 1), pair);
+                }
+                // SAFETY: this block's depths of these columns are one task's, and as many pairs of them are left.
+                unsafe {
+                    let to = |column: usize, pair: usize| out.at(((first + column) * stride + block * BLOCK) / 2 + pair);
+                    if used == WIDTH && used_pairs == BLOCK / 2 {
+                        for column in (0..WIDTH).step_by(8) {
+                            for pair in (0..BLOCK / 2).step_by(8) {
+                                // What is moved may have any bits.
+                                V::transpose_square(pairs[pair][column..].as_ptr().cast(), WIDTH, to(column, pair).cast(), stride / 2);
+                            }
                         }
+                    } else {
                         for column in 0..used {
-                            // SAFETY: this block's depths of this column are one task's.
-                            let out = unsafe { out.slice(((first + column) * stride + block * BLOCK) / 2, used_pairs) };
-                            out.iter_mut().zip(&pairs).for_each(|(to, pair)| *to = pair[column]);
+                            for pair in 0..used_pairs {
+                                *to(column, pair) = pairs[pair][column];
+                            }
                         }
                     }
                 }
-            },
-        ));
-    });
-    scratch
+            }
+        }
+    }
 }

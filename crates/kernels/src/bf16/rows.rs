@@ -1,13 +1,13 @@
 //! y = A B: rows of A rounded once, panels of B packed once (or, for few rows, by the task that reads them).
 
-use super::block::Block;
+use super::block::{Block, tile_rows};
 use super::packing::{Element, Source, WIDTH};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{PAST_CACHES_FROM, Scratch, Shared};
 use crate::threads::{count, each, part};
 use std::ops::Range;
 
-/// Rows of a task: a multiple of every tile's height.
+/// Rows of a task, at most.
 const ROW_BLOCK: usize = 96;
 /// Up to this many rows the panels are packed where they are used, once: reading B from memory is then what takes the time.
 const FEW_ROWS: usize = 64;
@@ -99,11 +99,14 @@ pub(super) fn by_panels<E: Element>(
         pack(panel, unsafe { packed.slice(panel * panel_len, panel_len) });
     });
     let pairs = &*pairs;
-    let block_count = rows.count.div_ceil(ROW_BLOCK);
+    // How rows are shared out changes no element: as many whole tiles for each thread.
+    let tile_rows = tile_rows(set);
+    let tile_count = rows.count.div_ceil(tile_rows);
+    let block_count = tile_count.div_ceil(ROW_BLOCK / tile_rows).next_multiple_of(count()).min(tile_count);
     let group_count = if small { 1 } else { (4 * count()).div_ceil(block_count).clamp(1, panel_count) };
     each_or_one(block_count * group_count, &|task| {
-        let first = task / group_count * ROW_BLOCK;
+        let tiles = part(tile_count, block_count, task / group_count);
         let panels = part(panel_count, group_count, task % group_count);
-        run(first, (first + ROW_BLOCK).min(rows.count), panels.clone(), &pairs[panels.start * panel_len..], panel_len);
+        run(tiles.start * tile_rows, (tiles.end * tile_rows).min(rows.count), panels.clone(), &pairs[panels.start * panel_len..], panel_len);
     });
 }

@@ -21,7 +21,7 @@ const BLOCK_SIZE: usize = 128 * 1024;
 /// A convolution whose input is x [batch, height, width, channels] and whose weights are `weights`' nine taps.
 pub(crate) struct Picture<'a> {
     pub x: &'a [f32],
-    /// Whether x is rounded to bf16 on the way.
+    /// Whether x may be rounded to bf16 on the way, or come as near as integers do.
     pub rounded: bool,
     /// `input_channels` and `output_channels` are those of this pass, and `before` its padding.
     pub shape: Convolution,

@@ -206,21 +206,31 @@ unsafe fn weights(taps: &[f32], reversed: bool, out: &mut [f32]) {
                 }
             }
             for pair in 0..pairs {
-                let mut both = [[[Avx512(_mm512_setzero_ps()); SPAN]; SPAN]; 2];
-                for (k, values) in both.iter_mut().enumerate() {
-                    if 2 * pair + k < depth {
-                        *values = weight_values::<Avx512>(taps.as_ptr().add((2 * pair + k) * WIDTH + half), len, reversed);
-                    }
-                }
+                let even = values_or_zeros(taps.as_ptr().wrapping_add(half), 2 * pair, depth, reversed);
+                let odd = values_or_zeros(taps.as_ptr().wrapping_add(half), 2 * pair + 1, depth, reversed);
                 for i in 0..SPAN {
                     for j in 0..SPAN {
-                        let integer_pairs = side_by_side(both[0][i][j].0, both[1][i][j].0, inverses[i][j]);
+                        let integer_pairs = side_by_side(even[i][j].0, odd[i][j].0, inverses[i][j]);
                         let to = integers.add((i * SPAN + j) * apart(pairs * WIDTH) + pair * WIDTH + half);
                         _mm512_storeu_si512(to.cast(), integer_pairs);
                     }
                 }
             }
         }
+    }
+}
+
+/// The 36 values of a vector of weights at depth `d`, zeros from the end on.
+/// # Safety
+/// A vector can be read every WIDTH floats behind `taps`, as often as there are taps and depths; the processor has the instructions.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn values_or_zeros(taps: *const f32, d: usize, depth: usize, reversed: bool) -> [[Avx512; SPAN]; SPAN] {
+    if d < depth {
+        // SAFETY: the caller's promise.
+        unsafe { weight_values(taps.add(d * WIDTH), depth * WIDTH, reversed) }
+    } else {
+        [[Avx512(_mm512_setzero_ps()); SPAN]; SPAN]
     }
 }
 
