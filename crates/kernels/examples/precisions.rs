@@ -1,7 +1,7 @@
 //! Products in f32, bf16 and with narrow weights, side by side: `cargo run --release -p smalti-kernels --example precisions [repetitions]`.
 
 use half::{bf16, f16};
-use smalti_kernels::convolution::{self, Convolution};
+use smalti_kernels::convolution::{self, Added, Convolution};
 use smalti_kernels::product::{self, Sizes};
 use smalti_kernels::{InstructionSet, bf16 as rounded, small_weights, threads};
 use std::time::Instant;
@@ -88,12 +88,12 @@ fn convolutions(repetitions: usize) {
         let (x, weight) = (values(batch * size * size * channels), values(9 * channels * channels));
         let (mut y, mut dx, mut dweight) = (x.clone(), x.clone(), weight.clone());
         let plain = [
-            median(repetitions, || convolution::forward(&x, &weight, None, shape, &mut y)),
+            median(repetitions, || convolution::forward(&x, &weight, Added::NOTHING, shape, &mut y)),
             median(repetitions, || convolution::input_gradient(&weight, &x, shape, &mut dx)),
             median(repetitions, || convolution::weight_gradient(&x, &x, shape, &mut dweight, None)),
         ];
         let bf16 = [
-            median(repetitions, || rounded::convolution::forward(&x, &weight, None, shape, &mut y)),
+            median(repetitions, || rounded::convolution::forward(&x, &weight, Added::NOTHING, shape, &mut y)),
             median(repetitions, || rounded::convolution::input_gradient(&weight, &x, shape, &mut dx)),
             median(repetitions, || rounded::convolution::weight_gradient(&x, &x, shape, &mut dweight, None)),
         ];

@@ -1,6 +1,6 @@
 //! Times of the product and convolution kernels: `cargo run --release -p smalti-kernels --example products [repetitions]`.
 
-use smalti_kernels::convolution::{Convolution, forward, input_gradient, weight_gradient};
+use smalti_kernels::convolution::{Added, Convolution, forward, input_gradient, weight_gradient};
 use smalti_kernels::group_norm::{self, GroupNorm};
 use smalti_kernels::product::{Sizes, multiply};
 use smalti_kernels::{InstructionSet, threads};
@@ -68,7 +68,7 @@ fn run(repetitions: usize) {
         let (mut y, mut dx, mut dweight, mut dbias) = (dy.clone(), x.clone(), weight.clone(), vec![0.0; output_channels]);
         let operations = 2 * batch * size * size * 9 * input_channels * output_channels;
         let name = format!("convolution 3x3 [{batch},{size},{size},{input_channels}] -> {output_channels}");
-        time(&format!("{name} forward"), repetitions, operations, || forward(&x, &weight, None, shape, &mut y));
+        time(&format!("{name} forward"), repetitions, operations, || forward(&x, &weight, Added::NOTHING, shape, &mut y));
         time(&format!("{name} dx"), repetitions, operations, || input_gradient(&weight, &dy, shape, &mut dx));
         time(&format!("{name} dweight"), repetitions, operations, || weight_gradient(&x, &dy, shape, &mut dweight, Some(&mut dbias)));
     }

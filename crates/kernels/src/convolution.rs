@@ -1,9 +1,13 @@
 //! Two-dimensional convolution, channels last, without unfolding the picture: the product drivers are handed pointers to pixels.
 //! 3x3 kernels of stride 1 take a quarter of the multiplications where there are pixels enough: see `winograd`.
 
-use crate::instruction_set::InstructionSet;
+use crate::bf16::row_sums;
+use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::Shared;
 use crate::product::{Packed, Rows, Source, by_columns, by_rows, by_rows_of_panels};
+use crate::small_weights::{Weight, with_wide};
+use crate::threads::{each, part};
+use crate::vector::Vector;
 use crate::winograd::{self, Picture};
 use std::ops::Range;
 
@@ -54,7 +58,7 @@ impl Convolution {
     }
 
     /// The weights as the forward pass multiplies with them.
-    pub(crate) fn weights<'a>(&self, values: &'a [f32]) -> Source<'a> {
+    pub(crate) fn weights<'a, W>(&self, values: &'a [W]) -> Source<'a, W> {
         let (depth, columns) = (self.input_channels, self.output_channels);
         Source { values, taps: self.taps(), tap_stride: depth * columns, depth, depth_stride: columns, columns, column_stride: 1 }
     }
@@ -67,6 +71,18 @@ impl Convolution {
 
     pub(crate) fn taps(&self) -> usize {
         self.kernel_size * self.kernel_size
+    }
+
+    /// Sums the pixels of each picture where that is asked for; the gradient of a bias that all pictures share is handed back.
+    pub(crate) fn bias_gradient_of_each_picture<'a>(&self, set: InstructionSet, name: &str, dy: &[f32], dbias: Option<&'a mut [f32]>) -> Option<&'a mut [f32]> {
+        let dbias = dbias?;
+        let (batch, channels, found) = (self.batch, self.output_channels, dbias.len());
+        if found == channels {
+            return Some(dbias);
+        }
+        assert!(found == batch * channels, "{name} {self:?}: expected {channels} or {batch} times {channels}, found {found}");
+        row_sums(set, dy, batch, dbias);
+        None
     }
 
     pub(crate) fn check(&self, name: &str, x: Option<usize>, weight: Option<usize>, y: Option<usize>) {
@@ -82,22 +98,109 @@ impl Convolution {
     }
 }
 
-/// y = x * weight + bias.
-pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
-    forward_on(InstructionSet::current(), x, weight, bias, shape, y);
+/// What is added to a convolution.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added<'a> {
+    /// [output_channels], or [batch, output_channels]: each picture has its own.
+    pub bias: Option<&'a [f32]>,
+    /// As long as y: the input of a residual block.
+    pub residual: Option<&'a [f32]>,
 }
 
-pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
+impl<'a> Added<'a> {
+    pub const NOTHING: Self = Self { bias: None, residual: None };
+
+    pub fn bias(bias: &'a [f32]) -> Self {
+        Self { bias: Some(bias), residual: None }
+    }
+
+    pub(crate) fn check(&self, name: &str, shape: &Convolution, y: usize) {
+        let (batch, channels) = (shape.batch, shape.output_channels);
+        if let Some(found) = self.bias.map(<[f32]>::len) {
+            assert!(found == channels || found == batch * channels, "{name} {shape:?}: expected {channels} or {batch} times {channels} biases, found {found}");
+        }
+        if let Some(found) = self.residual.map(<[f32]>::len) {
+            assert!(found == y, "{name} {shape:?}: expected a residual of {y}, found {found}");
+        }
+    }
+
+    /// The bias where it is the same for all pictures, and the rest.
+    pub(crate) fn split(self, shape: &Convolution) -> (Option<&'a [f32]>, Self) {
+        match self.bias {
+            Some(bias) if bias.len() == shape.output_channels => (Some(bias), Self { bias: None, ..self }),
+            _ => (None, self),
+        }
+    }
+
+    /// Of some picture.
+    #[inline(always)]
+    pub(crate) fn bias_of(&self, picture: usize, channels: usize) -> Option<&'a [f32]> {
+        self.bias.map(|bias| if bias.len() == channels { bias } else { &bias[picture * channels..][..channels] })
+    }
+
+    /// y += this.
+    pub(crate) fn add_to(&self, set: InstructionSet, shape: &Convolution, y: &mut [f32]) {
+        if self.bias.is_none() && self.residual.is_none() {
+            return;
+        }
+        let channels = shape.output_channels;
+        let (pixels, rows) = (shape.output_height() * shape.output_width(), y.len() / channels.max(1));
+        let task_count = rows.div_ceil((ADDED_BY_TASK / channels.max(1)).max(1));
+        let out = Shared::new(y);
+        each(task_count, |task| {
+            let rows = part(rows, task_count, task);
+            // SAFETY: tasks have rows of their own.
+            let y = unsafe { out.slice(rows.start * channels, rows.len() * channels) };
+            set.run(AddRows { added: self, rows, pixels, channels, y });
+        });
+    }
+}
+
+/// Elements that one task adds to, at least.
+const ADDED_BY_TASK: usize = 32 * 1024;
+
+struct AddRows<'a> {
+    added: &'a Added<'a>,
+    /// Pixels, counted through all pictures.
+    rows: Range<usize>,
+    /// Of a picture.
+    pixels: usize,
+    channels: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for AddRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { added, rows, pixels, channels, y } = self;
+        if let Some(residual) = added.residual {
+            y.iter_mut().zip(&residual[rows.start * channels..]).for_each(|(y, value)| *y += value);
+        }
+        if added.bias.is_some() {
+            for (row, y) in rows.zip(y.chunks_exact_mut(channels.max(1))) {
+                let bias = added.bias_of(row / pixels, channels).unwrap_or_default();
+                y.iter_mut().zip(bias).for_each(|(y, value)| *y += value);
+            }
+        }
+    }
+}
+
+/// y = x * weight + what is added.
+pub fn forward<W: Weight>(x: &[f32], weight: &[W], added: Added, shape: Convolution, y: &mut [f32]) {
+    forward_on(InstructionSet::current(), x, weight, added, shape, y);
+}
+
+pub(crate) fn forward_on<W: Weight>(set: InstructionSet, x: &[f32], weight: &[W], added: Added, shape: Convolution, y: &mut [f32]) {
     shape.check("convolution", Some(x.len()), Some(weight.len()), Some(y.len()));
+    added.check("convolution", &shape, y.len());
     let Convolution { batch, input_channels, output_channels, .. } = shape;
-    if let Some(bias) = bias {
-        assert!(bias.len() == output_channels, "convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
-    }
     let rows = batch * shape.output_height() * shape.output_width();
-    let source = shape.weights(weight);
     if winograd::applies(&shape, false) {
-        return winograd::convolve(set, &Picture { x, rounded: false, shape, reversed: false }, &source, bias, y);
+        return winograd::convolve(set, &Picture { x, rounded: false, shape, reversed: false }, &shape.weights(weight), added, y);
     }
+    let (bias, rest) = added.split(&shape);
     let zeros = vec![0.0; input_channels];
     let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
         for (offset, row) in offsets.iter_mut().zip(block.clone()) {
@@ -105,7 +208,8 @@ pub(crate) fn forward_on(set: InstructionSet, x: &[f32], weight: &[f32], bias: O
         }
         input_pointers(x, &zeros, shape, block, pointers);
     };
-    by_rows(set, &source, rows, bias, &Shared::new(y), true, fill);
+    with_wide(weight, |weight| by_rows(set, &shape.weights(weight), rows, bias, &Shared::new(y), true, fill));
+    rest.add_to(set, &shape, y);
 }
 
 /// dx = what dy gives back through the weights.
@@ -119,7 +223,7 @@ pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let source = shape.weights_turned(weight);
     if let Some(shape) = shape.turned().filter(|shape| winograd::applies(shape, false)) {
-        return winograd::convolve(set, &Picture { x: dy, rounded: false, shape, reversed: true }, &source, None, dx);
+        return winograd::convolve(set, &Picture { x: dy, rounded: false, shape, reversed: true }, &source, Added::NOTHING, dx);
     }
     let packed = Packed::new(set, &source, batch * height * width, true);
     let zeros = vec![0.0; output_channels];
@@ -157,7 +261,7 @@ pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     }
 }
 
-/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy.
+/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy, or over each picture's (see [`Added`]).
 pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     weight_gradient_on(InstructionSet::current(), x, dy, shape, dweight, dbias);
 }
@@ -165,9 +269,7 @@ pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut 
 pub(crate) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     shape.check("convolution's weight gradient", Some(x.len()), Some(dweight.len()), Some(dy.len()));
     let Convolution { batch, input_channels, output_channels, .. } = shape;
-    if let Some(dbias) = &dbias {
-        assert!(dbias.len() == output_channels, "convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
-    }
+    let dbias = shape.bias_gradient_of_each_picture(set, "convolution's bias gradient", dy, dbias);
     if winograd::applies_to_weight_gradient(&shape) {
         return winograd::weight_gradient(set, x, dy, shape, dweight, dbias);
     }

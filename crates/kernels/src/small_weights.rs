@@ -13,14 +13,19 @@ use half::{bf16, f16};
 /// What weights are stored as.
 pub trait Weight: Copy + Default + Send + Sync + 'static {
     fn widen(self) -> f32;
+    /// The same slice, where nothing is to be widened.
+    fn as_floats(_values: &[Self]) -> Option<&[f32]> {
+        None
+    }
     #[doc(hidden)]
     #[allow(private_interfaces, private_bounds)]
     unsafe fn load<V: Vector>(from: *const Self) -> V;
 }
 
 macro_rules! weight {
-    ($type:ty, $load:ident, $widen:expr) => {
+    ($type:ty, $load:ident, $widen:expr $(, $as_floats:item)?) => {
         impl Weight for $type {
+            $($as_floats)?
             #[inline(always)]
             fn widen(self) -> f32 {
                 $widen(self)
@@ -34,7 +39,14 @@ macro_rules! weight {
         }
     };
 }
-weight!(f32, load, std::convert::identity);
+weight!(
+    f32,
+    load,
+    std::convert::identity,
+    fn as_floats(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
+);
 weight!(f16, load_f16, f16::to_f32);
 weight!(bf16, load_bf16, bf16::to_f32);
 weight!(i8, load_i8, f32::from);
@@ -76,8 +88,11 @@ pub fn quantize(weights: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     (quantized, scales)
 }
 
-/// Calls `body` with the weights as floats, for operations that have no body for narrow ones; the copy is in memory that is kept between calls.
+/// Calls `body` with the weights as floats, for operations that have no body for narrow ones: where they lie, or a copy in memory that is kept between calls.
 pub fn with_wide<W: Weight, R>(values: &[W], body: impl FnOnce(&[f32]) -> R) -> R {
+    if let Some(values) = W::as_floats(values) {
+        return body(values);
+    }
     let mut wide = Scratch::new(values.len());
     widen(values, wide.as_mut_slice());
     body(wide.as_slice())

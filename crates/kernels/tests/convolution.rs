@@ -3,9 +3,9 @@
 mod support;
 
 use proptest::prelude::*;
-use smalti_kernels::convolution::{Convolution, forward, input_gradient, weight_gradient};
+use smalti_kernels::convolution::{Added, Convolution, forward, input_gradient, weight_gradient};
 use smalti_kernels::threads;
-use support::{Unaligned, check_close, check_same, on_each_set, poisoned, products, values};
+use support::{OfPicture, Unaligned, check_close, check_same, on_each_set, poisoned, products, values};
 
 fn check(shape: Convolution, seed: u64) {
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, .. } = shape;
@@ -22,10 +22,11 @@ fn check(shape: Convolution, seed: u64) {
         dweight[j] += f64::from(x[i]) * f64::from(dy[k]);
     });
     dy.iter().enumerate().for_each(|(i, value)| dbias[i % output_channels] += f64::from(*value));
+    let of_picture = OfPicture::new(&shape, &bias, &y, dy, seed + 4);
     on_each_set(|set| {
         let name = |what: &str| format!("{} {what} {shape:?}", set.name());
         let mut found = Unaligned::new(&poisoned(y.len()));
-        forward(x, weight, Some(&bias), shape, found.as_mut_slice());
+        forward(x, weight, Added::bias(&bias), shape, found.as_mut_slice());
         check_close(&name("y"), found.as_slice(), &y, 1e-5);
         let mut found = poisoned(x.len());
         input_gradient(weight, dy, shape, &mut found);
@@ -34,6 +35,13 @@ fn check(shape: Convolution, seed: u64) {
         weight_gradient(x, dy, shape, &mut found, Some(&mut found_bias));
         check_close(&name("dweight"), &found, &dweight, 1e-5);
         check_close(&name("dbias"), &found_bias, &dbias, 1e-5);
+        let mut found = Unaligned::new(&poisoned(y.len()));
+        forward(x, weight, of_picture.added(), shape, found.as_mut_slice());
+        check_close(&name("y with each picture's bias and a residual"), found.as_slice(), &of_picture.y, 1e-5);
+        let (mut found, mut found_bias) = (poisoned(weight.len()), poisoned(batch * output_channels));
+        weight_gradient(x, dy, shape, &mut found, Some(&mut found_bias));
+        check_close(&name("dweight beside each picture's dbias"), &found, &dweight, 1e-5);
+        check_close(&name("each picture's dbias"), &found_bias, &of_picture.dbias, 1e-5);
     });
 }
 
@@ -120,7 +128,7 @@ fn threads_and_batch_change_no_bit_without_winograd_either() {
         let run = |thread_count: usize, pictures: std::ops::Range<usize>| {
             let mut y = poisoned(pictures.len() * 56 * channels_y);
             let x = &x[pictures.start * 56 * channels_x..pictures.end * 56 * channels_x];
-            threads::install(thread_count, || forward(x, &weight, None, Convolution { batch: pictures.len(), ..shape }, &mut y));
+            threads::install(thread_count, || forward(x, &weight, Added::NOTHING, Convolution { batch: pictures.len(), ..shape }, &mut y));
             y
         };
         let one = run(1, 0..9);
@@ -134,13 +142,14 @@ fn threads_and_batch_change_no_bit_without_winograd_either() {
 #[test]
 fn threads_and_batch_change_no_bit() {
     let shape = Convolution { batch: 5, height: 20, width: 20, input_channels: 40, output_channels: 48, kernel_size: 3, stride: 1, before: 1, after: 1 };
-    let (x, weight, dy, bias) = (values(5 * 400 * 40, 1), values(9 * 40 * 48, 2), values(5 * 400 * 48, 3), values(48, 4));
+    let (x, weight, dy, bias) = (values(5 * 400 * 40, 1), values(9 * 40 * 48, 2), values(5 * 400 * 48, 3), values(5 * 48, 4));
+    let added = Added { bias: Some(&bias), residual: Some(&dy) };
     on_each_set(|set| {
         let run = |thread_count: usize| {
             threads::install(thread_count, || {
-                let mut all = [poisoned(dy.len()), poisoned(x.len()), poisoned(weight.len()), poisoned(48)];
+                let mut all = [poisoned(dy.len()), poisoned(x.len()), poisoned(weight.len()), poisoned(5 * 48)];
                 let [y, dx, dweight, dbias] = &mut all;
-                forward(&x, &weight, Some(&bias), shape, y);
+                forward(&x, &weight, added, shape, y);
                 input_gradient(&weight, &dy, shape, dx);
                 weight_gradient(&x, &dy, shape, dweight, Some(dbias));
                 all
@@ -150,7 +159,13 @@ fn threads_and_batch_change_no_bit() {
         one.iter().zip(&all).for_each(|(one, all)| check_same(set.name(), one, all));
         let (alone, place) = (Convolution { batch: 1, ..shape }, 3);
         let (mut y, mut dx) = (poisoned(400 * 48), poisoned(400 * 40));
-        forward(&x[place * 400 * 40..][..400 * 40], &weight, Some(&bias), alone, &mut y);
+        forward(
+            &x[place * 400 * 40..][..400 * 40],
+            &weight,
+            Added { bias: Some(&bias[place * 48..][..48]), residual: Some(&dy[place * 400 * 48..][..400 * 48]) },
+            alone,
+            &mut y,
+        );
         input_gradient(&weight, &dy[place * 400 * 48..][..400 * 48], alone, &mut dx);
         check_same(set.name(), &y, &one[0][place * 400 * 48..][..400 * 48]);
         check_same(set.name(), &dx, &one[1][place * 400 * 40..][..400 * 40]);
@@ -161,5 +176,19 @@ fn threads_and_batch_change_no_bit() {
 #[should_panic(expected = "expected lengths of [x, weight, y] [27, 9, 3], found [Some(26), Some(9), Some(3)]")]
 fn misuse_names_both() {
     let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
-    forward(&[0.0; 26], &[0.0; 9], None, shape, &mut [0.0; 3]);
+    forward(&[0.0; 26], &[0.0; 9], Added::NOTHING, shape, &mut [0.0; 3]);
+}
+
+#[test]
+#[should_panic(expected = "expected 1 or 3 times 1 biases, found 2")]
+fn misuse_names_the_biases() {
+    let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
+    forward(&[0.0; 27], &[0.0; 9], Added::bias(&[0.0; 2]), shape, &mut [0.0; 3]);
+}
+
+#[test]
+#[should_panic(expected = "expected a residual of 3, found 4")]
+fn misuse_names_the_residual() {
+    let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
+    forward(&[0.0; 27], &[0.0; 9], Added { bias: None, residual: Some(&[0.0; 4]) }, shape, &mut [0.0; 3]);
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use smalti_kernels::convolution::{self, Convolution};
+use smalti_kernels::convolution::{self, Added, Convolution};
 use smalti_kernels::group_norm::{self, GroupNorm};
 use smalti_kernels::product::Sizes;
 use smalti_kernels::{bf16, threads};
@@ -30,12 +30,13 @@ fn long_outputs_have_the_same_bits() {
     let (x, weight, bias) = (values(PIXELS * 8, 1), values(9 * 8 * 64, 2), values(64, 3));
     let norm = GroupNorm { batch: 1, pixels: PIXELS, channels: 64, group_count: 32, epsilon: 1e-5, silu: true };
     let wide = values(PIXELS * 64, 4);
+    let added = Added { bias: Some(&bias), residual: Some(&wide) };
     let sizes = Sizes { rows: 2100, depth: 10, columns: 2048 };
     let (a, b) = (values(2100 * 10, 5), values(10 * 2048, 6));
     on_each_set(|set| {
         let name = |what: &str| format!("{} {what}", set.name());
-        check(&name("convolution"), PIXELS * 64, |y| convolution::forward(&x, &weight, Some(&bias), shape, y));
-        check(&name("convolution in bf16"), PIXELS * 64, |y| bf16::convolution::forward(&x, &weight, Some(&bias), shape, y));
+        check(&name("convolution"), PIXELS * 64, |y| convolution::forward(&x, &weight, added, shape, y));
+        check(&name("convolution in bf16"), PIXELS * 64, |y| bf16::convolution::forward(&x, &weight, added, shape, y));
         check(&name("group norm"), PIXELS * 64, |y| group_norm::forward(&wide, &bias, &bias, norm, y, &mut [0.0; 32], &mut [0.0; 32]));
         check(&name("product in bf16"), 2100 * 2048, |y| bf16::product::multiply(&a, &b, false, None, sizes, y));
     });

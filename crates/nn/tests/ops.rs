@@ -131,6 +131,54 @@ fn conv2d_gives_gradients_only_where_they_are_wanted() {
     check_close("dbias", &host(bias.grad(&gradients).expect("tracked")), &[25.0; 6], 1e-6);
 }
 
+/// As burn adds them, with gradients for everything that is added.
+#[test]
+fn conv2d_with_additions_agrees_with_burn() {
+    for (kernel, stride) in [(3, 1), (3, 2), (1, 1)] {
+        let padding = Padding::both(kernel / 2);
+        let inputs = Inputs::new([3, 8, 9, 12], [kernel, kernel, 12, 20], 20);
+        let shape = conv2d_definition(inputs.clone(), stride, padding).dims();
+        let run = |fused: bool| {
+            let Inputs { x, weight, bias } = inputs.tracked();
+            let (residual, shifts): (Tensor<4>, Tensor<2>) = (tensor(shape, 5).require_grad(), tensor([3, 20], 6).require_grad());
+            let plain = |bias: Tensor<1>| conv2d_definition(Inputs { x: x.clone(), weight: weight.clone(), bias }, stride, padding);
+            let (onto, shifted) = if fused {
+                let bias_of_each = shifts.clone() + bias.clone().unsqueeze();
+                (
+                    ops::conv2d_onto(residual.clone(), x.clone(), weight.clone(), Some(bias.clone()), stride, padding),
+                    ops::conv2d_shifted(x.clone(), weight.clone(), bias_of_each, stride, padding),
+                )
+            } else {
+                (residual.clone() + plain(bias.clone()), plain(bias.clone()) + shifts.clone().reshape([3, 1, 1, 20]))
+            };
+            let gradients = ((onto.clone() * tensor(shape, 7)).sum() + (shifted.clone() * tensor(shape, 8)).sum()).backward();
+            let of = |tensor: &Tensor<4>| host(tensor.grad(&gradients).expect("tracked"));
+            let (dx, dweight, dresidual) = (of(&x), of(&weight), of(&residual));
+            let (dbias, dshifts) = (host(bias.grad(&gradients).expect("tracked")), host(shifts.grad(&gradients).expect("tracked")));
+            [host(onto), host(shifted), dx, dweight, dresidual, dbias, dshifts]
+        };
+        for (what, (found, expected)) in ["onto", "shifted", "dx", "dweight", "dresidual", "dbias", "dshifts"].iter().zip(run(true).iter().zip(&run(false))) {
+            check_close(&format!("kernel {kernel} stride {stride} {what}"), found, expected, 2e-5);
+        }
+    }
+}
+
+/// A frozen convolution still hands the residual its gradient.
+#[test]
+fn a_residual_has_its_gradient_where_nothing_else_has() {
+    let inputs = Inputs::new([1, 5, 5, 4], [3, 3, 4, 6], 6);
+    let residual: Tensor<4> = tensor([1, 5, 5, 6], 5).require_grad();
+    let gradients = (ops::conv2d_onto(residual.clone(), inputs.x, inputs.weight, None, 1, Padding::both(1)) * 3.0).sum().backward();
+    check_close("dresidual", &host(residual.grad(&gradients).expect("tracked")), &[3.0; 150], 1e-6);
+}
+
+#[test]
+#[should_panic(expected = "a residual [1, 5, 5, 4] does not fit the output [1, 5, 5, 6]")]
+fn conv2d_names_a_residual_that_does_not_fit() {
+    let inputs = Inputs::new([1, 5, 5, 4], [3, 3, 4, 6], 6);
+    ops::conv2d_onto(inputs.x.clone(), inputs.x, inputs.weight, None, 1, Padding::both(1));
+}
+
 fn group_norm_definition(inputs: Inputs, groups: usize, activation: Activation) -> Tensor<4> {
     let [batch, height, width, channels] = inputs.x.dims();
     let grouped = inputs.x.reshape([batch, height * width, groups, channels / groups]);

@@ -16,7 +16,9 @@ fn evaluate(device: &Device) -> [Vec<f32>; 3] {
     let weight: Tensor<4> = values([3, 3, 8, 16], &device).require_grad();
     let h = ops::conv2d(x.clone(), weight.clone(), None, 2, Padding { before: 0, after: 1 });
     let h = ops::group_norm(h, values([16], &device), values([16], &device), 4, 1e-5, Activation::Silu);
-    let h = ops::conv2d(ops::upsample_nearest(h), values([1, 1, 16, 16], &device), Some(values([16], &device)), 1, Padding::NONE);
+    let h = ops::conv2d_shifted(h.clone(), values([1, 1, 16, 16], &device), values([2, 16], &device), 1, Padding::NONE) + h;
+    let h = ops::upsample_nearest(h);
+    let h = ops::conv2d_onto(h.clone(), h, values([1, 1, 16, 16], &device), Some(values([16], &device)), 1, Padding::NONE);
     let h = h.reshape([2, 36, 2, 8]).swap_dims(1, 2);
     let h = ops::attention(h.clone(), h.clone() * 0.5, h, Mask::Causal).swap_dims(1, 2).reshape([2, 36, 16]);
     let h = ops::gelu(ops::layer_norm(h, values([16], &device), None, 1e-5));

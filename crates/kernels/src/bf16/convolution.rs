@@ -8,16 +8,16 @@
 use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
 use super::sums::{Columns, Place, row_sums, sum};
-use crate::convolution::{self as plain, Convolution};
+use crate::convolution::{self as plain, Added, Convolution};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
 use crate::winograd::{self, Picture};
 use half::bf16;
 
-/// y = x * weight + bias.
-pub fn forward<E: Element>(x: &[f32], weight: &[E], bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
-    forward_on(InstructionSet::current(), x, weight, bias, shape, y);
+/// y = x * weight + what is added, which is not rounded.
+pub fn forward<E: Element>(x: &[f32], weight: &[E], added: Added, shape: Convolution, y: &mut [f32]) {
+    forward_on(InstructionSet::current(), x, weight, added, shape, y);
 }
 
 /// dx = what dy gives back through the weights.
@@ -25,7 +25,7 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [
     input_gradient_on(InstructionSet::current(), weight, dy, shape, dx);
 }
 
-/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy, not rounded.
+/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy or over each picture's (see [`Added`]), not rounded.
 pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     weight_gradient_on(InstructionSet::current(), x, dy, shape, dweight, dbias);
 }
@@ -33,29 +33,6 @@ pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut 
 /// Whether units for bf16 beat the kernels of f32, which may need a quarter of the products.
 fn units_are_faster(set: InstructionSet, filtered: bool) -> bool {
     set.has_bf16_units() && !(filtered && set == InstructionSet::Avx512Bf16)
-}
-
-/// Weights for kernels of f32.
-enum Weights<'a> {
-    /// As they are: they become integers that are nearer to them than bf16 is.
-    Exact(&'a [f32]),
-    Rounded(Scratch),
-}
-
-impl<'a> Weights<'a> {
-    fn new<E: Element>(set: InstructionSet, weight: &'a [E], filtered: bool) -> Self {
-        match E::as_f32(weight) {
-            Some(weight) if filtered && set.multiplies_pairs_of_integers() => Self::Exact(weight),
-            _ => Self::Rounded(in_f32(set, weight)),
-        }
-    }
-
-    fn as_slice(&self) -> &[f32] {
-        match self {
-            Self::Exact(weights) => weights,
-            Self::Rounded(scratch) => scratch.as_slice(),
-        }
-    }
 }
 
 /// A picture rounded to bf16 inside its border of zeros.
@@ -86,19 +63,21 @@ impl Bordered {
     }
 }
 
-pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E], bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
+pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E], added: Added, shape: Convolution, y: &mut [f32]) {
     shape.check("bf16 convolution", Some(x.len()), Some(weight.len()), Some(y.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
-    if let Some(bias) = bias {
-        assert!(bias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} biases, found {}", bias.len());
-    }
+    added.check("bf16 convolution", &shape, y.len());
     let filtered = winograd::applies(&shape, set.multiplies_pairs_of_integers());
     if !units_are_faster(set, filtered) {
-        let weight = Weights::new(set, weight, filtered);
-        if filtered {
-            return winograd::convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight.as_slice()), bias, y);
+        let picture = Picture { x, rounded: true, shape, reversed: false };
+        if filtered && set.multiplies_pairs_of_integers() {
+            return winograd::convolve(set, &picture, &shape.weights(weight), added, y);
         }
-        return plain::forward_on(set, in_f32(set, x).as_slice(), weight.as_slice(), bias, shape, y);
+        let weight = in_f32(set, weight);
+        if filtered {
+            return winograd::convolve(set, &picture, &shape.weights(weight.as_slice()), added, y);
+        }
+        return plain::forward_on(set, in_f32(set, x).as_slice(), weight.as_slice(), added, shape, y);
     }
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let mut picture = Bordered::new(set, x, [batch, height, width, input_channels], [before; 2], [after; 2]);
@@ -113,10 +92,12 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     };
     let mut scratch = std::mem::replace(&mut picture.scratch, Scratch::new(0));
     let rows = Rows { a: scratch.as_mut_of(), depth: picture.stride, taps: &taps, count: batch * output_height * output_width };
+    let (bias, rest) = added.split(&shape);
     by_panels(set, &rows, &source, bias, &Shared::new(y), |row| {
         let (line, column) = (row / output_width, row % output_width);
         (picture.at(line / output_height, line % output_height * stride, column * stride), row * output_channels)
     });
+    rest.add_to(set, &shape, y);
 }
 
 pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [f32]) {
@@ -124,10 +105,16 @@ pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, .. } = shape;
     let filtered = shape.turned().filter(|shape| winograd::applies(shape, set.multiplies_pairs_of_integers()));
     if !units_are_faster(set, filtered.is_some()) {
-        let weight = Weights::new(set, weight, filtered.is_some());
-        if let Some(turned) = filtered {
+        let convolve = |turned: Convolution, weight: &[f32], dx: &mut [f32]| {
             let picture = Picture { x: dy, rounded: true, shape: turned, reversed: true };
-            return winograd::convolve(set, &picture, &shape.weights_turned(weight.as_slice()), None, dx);
+            winograd::convolve(set, &picture, &shape.weights_turned(weight), Added::NOTHING, dx);
+        };
+        if let Some(turned) = filtered.filter(|_| set.multiplies_pairs_of_integers()) {
+            return convolve(turned, weight, dx);
+        }
+        let weight = in_f32(set, weight);
+        if let Some(turned) = filtered {
+            return convolve(turned, weight.as_slice(), dx);
         }
         return plain::input_gradient_on(set, weight.as_slice(), in_f32(set, dy).as_slice(), shape, dx);
     }
@@ -172,22 +159,20 @@ pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
 pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     shape.check("bf16 convolution's weight gradient", Some(x.len()), Some(dweight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
-    if let Some(dbias) = &dbias {
-        assert!(dbias.len() == output_channels, "bf16 convolution {shape:?}: expected {output_channels} bias gradients, found {}", dbias.len());
-    }
+    let dbias = shape.bias_gradient_of_each_picture(set, "bf16 convolution's bias gradient", dy, dbias);
     let filtered = winograd::applies_to_weight_gradient(&shape);
     if !units_are_faster(set, filtered) {
         #[cfg(target_arch = "x86_64")]
         if filtered && set.multiplies_pairs_of_integers() {
             winograd::weight_gradient_in_fixed_point(x, dy, shape, dweight);
             if let Some(dbias) = dbias {
-                row_sums(set, dy, dbias);
+                row_sums(set, dy, 1, dbias);
             }
             return;
         }
         plain::weight_gradient_on(set, in_f32(set, x).as_slice(), in_f32(set, dy).as_slice(), shape, dweight, None);
         if let Some(dbias) = dbias {
-            row_sums(set, dy, dbias);
+            row_sums(set, dy, 1, dbias);
         }
         return;
     }
@@ -229,6 +214,6 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
         }
     });
     if let Some(dbias) = dbias {
-        row_sums(set, dy, dbias);
+        row_sums(set, dy, 1, dbias);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
+use crate::small_weights::Weight;
 use crate::threads::{each, part};
 use crate::vector::Vector;
 use half::{bf16, f16};
@@ -29,7 +30,7 @@ pub fn rounded(value: f32) -> f32 {
     f32::from_bits(u32::from(value.bits()) << 16)
 }
 
-/// All of them, for processors whose only units are those of f32: their products are exact there.
+/// All of them rounded, for processors whose only units are those of f32: their products are exact there.
 pub(super) fn in_f32<E: Element>(set: InstructionSet, values: &[E]) -> Scratch {
     let mut scratch = Scratch::new(values.len());
     let out = Shared::new(scratch.as_mut_slice());
@@ -47,15 +48,11 @@ pub(super) fn in_f32<E: Element>(set: InstructionSet, values: &[E]) -> Scratch {
 }
 
 /// What a matrix may be made of.
-pub trait Element: Copy + Send + Sync {
+pub trait Element: Weight {
     /// The bits of the nearest bf16.
     fn bits(self) -> u16;
     /// The same slice, where it is of bf16.
     fn as_bf16(_values: &[Self]) -> Option<&[bf16]> {
-        None
-    }
-    /// The same slice, where it is of f32.
-    fn as_f32(_values: &[Self]) -> Option<&[f32]> {
         None
     }
 }
@@ -67,9 +64,6 @@ impl Element for f32 {
         let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         let quiet = bits >> 16 | 0x40; // a NaN whose upper half alone could look like infinity
         (if bits & 0x7fff_ffff > 0x7f80_0000 { quiet } else { nearest }) as u16
-    }
-    fn as_f32(values: &[Self]) -> Option<&[f32]> {
-        Some(values)
     }
 }
 
@@ -342,10 +336,8 @@ impl Kernel for Transpose<'_> {
                             }
                         }
                     } else {
-                        for column in 0..used {
-                            for pair in 0..used_pairs {
-                                *to(column, pair) = pairs[pair][column];
-                            }
+                        for (pair, columns) in pairs[..used_pairs].iter().enumerate() {
+                            columns[..used].iter().enumerate().for_each(|(column, bits)| *to(column, pair) = *bits);
                         }
                     }
                 }

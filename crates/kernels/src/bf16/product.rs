@@ -51,7 +51,7 @@ pub(super) fn multiply_transposed_on(set: InstructionSet, a: &[f32], b: &[f32], 
     if !set.has_bf16_units() {
         product::multiply_transposed_on(set, in_f32(set, a).as_slice(), in_f32(set, b).as_slice(), sizes, y, None);
         if let Some(sums) = column_sums {
-            row_sums(set, b, sums);
+            row_sums(set, b, 1, sums);
         }
         return;
     }
@@ -64,6 +64,6 @@ pub(super) fn multiply_transposed_on(set: InstructionSet, a: &[f32], b: &[f32], 
         source.rows(depths).pack(set, std::iter::once(0), panel, pairs.len() / WIDTH * 2, pairs);
     });
     if let Some(sums) = column_sums {
-        row_sums(set, b, sums);
+        row_sums(set, b, 1, sums);
     }
 }

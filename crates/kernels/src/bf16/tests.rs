@@ -4,9 +4,9 @@ use super::convolution::{forward_on, input_gradient_on, weight_gradient_on};
 use super::product::{multiply_on, multiply_transposed_on};
 use super::{Element, rounded};
 use crate::InstructionSet;
-use crate::convolution::Convolution;
+use crate::convolution::{Added, Convolution};
 use crate::product::Sizes;
-use crate::support::{Unaligned, check_close, check_same, poisoned, products, values};
+use crate::support::{OfPicture, Unaligned, check_close, check_same, poisoned, products, values};
 use crate::threads;
 use crate::winograd;
 use half::bf16;
@@ -75,21 +75,29 @@ fn check_convolution(shape: Convolution, seed: u64) {
         y[k] += exact_x[i] * exact_weight[j];
         dx[i] += exact_weight[j] * exact_dy[k];
         dweight[j] += exact_x[i] * exact_dy[k];
-        unrounded_y[k] += f64::from(x[i]) * exact_weight[j];
-        unrounded_dx[i] += exact_weight[j] * f64::from(dy[k]);
+        unrounded_y[k] += f64::from(x[i]) * f64::from(weight[j]);
+        unrounded_dx[i] += f64::from(weight[j]) * f64::from(dy[k]);
         unrounded_dweight[j] += f64::from(x[i]) * f64::from(dy[k]);
     });
     dy.iter().enumerate().for_each(|(i, value)| dbias[i % output_channels] += f64::from(*value));
+    let [of_picture, unrounded_of_picture] = [&y, &unrounded_y].map(|y| OfPicture::new(&shape, &bias, y, dy, seed + 4));
     for set in sets() {
         let name = |what: &str| format!("{} {what} {shape:?}", set.name());
         let mut found = Unaligned::new(&poisoned(y.len()));
-        forward_on(set, x, weight, Some(&bias), shape, found.as_mut_slice());
-        // Where Winograd's kernels make integers of values, those of pictures are finer than bf16.
+        forward_on(set, x, weight, Added::bias(&bias), shape, found.as_mut_slice());
+        // Where Winograd's kernels make integers of values, those are finer than bf16.
         let in_integers = set.multiplies_pairs_of_integers();
         if in_integers && winograd::applies(&shape, true) {
             check_close(&name("y"), found.as_slice(), &unrounded_y, INTEGERS_TOLERANCE);
         } else {
             check_close(&name("y"), found.as_slice(), &y, TOLERANCE);
+        }
+        let mut found = Unaligned::new(&poisoned(y.len()));
+        forward_on(set, x, weight, of_picture.added(), shape, found.as_mut_slice());
+        if in_integers && winograd::applies(&shape, true) {
+            check_close(&name("y with each picture's bias and a residual"), found.as_slice(), &unrounded_of_picture.y, INTEGERS_TOLERANCE);
+        } else {
+            check_close(&name("y with each picture's bias and a residual"), found.as_slice(), &of_picture.y, TOLERANCE);
         }
         let mut found = poisoned(x.len());
         input_gradient_on(set, weight, dy, shape, &mut found);
@@ -106,6 +114,9 @@ fn check_convolution(shape: Convolution, seed: u64) {
             check_close(&name("dweight"), &found, &dweight, TOLERANCE);
         }
         check_close(&name("dbias"), &found_bias, &dbias, TOLERANCE);
+        let mut found_bias = poisoned(batch * output_channels);
+        weight_gradient_on(set, x, dy, shape, &mut found, Some(&mut found_bias));
+        check_close(&name("each picture's dbias"), &found_bias, &of_picture.dbias, TOLERANCE);
     }
 }
 
@@ -178,7 +189,7 @@ fn threads_and_batch_change_no_bit() {
             threads::install(thread_count, || {
                 let mut all = [poisoned(dy.len()), poisoned(x.len()), poisoned(weight.len()), poisoned(48), poisoned(300 * 130)];
                 let [y, dx, dweight, dbias, product] = &mut all;
-                forward_on(set, &x, &weight, Some(&bias), shape, y);
+                forward_on(set, &x, &weight, Added::bias(&bias), shape, y);
                 input_gradient_on(set, &weight, &dy, shape, dx);
                 weight_gradient_on(set, &x, &dy, shape, dweight, Some(dbias));
                 multiply_on(set, &a, &b, false, None, sizes, product);
@@ -189,7 +200,7 @@ fn threads_and_batch_change_no_bit() {
         one.iter().zip(&all).for_each(|(one, all)| check_same(set.name(), one, all));
         let (alone, place) = (Convolution { batch: 1, ..shape }, 3);
         let (mut y, mut dx) = (poisoned(400 * 48), poisoned(400 * 40));
-        forward_on(set, &x[place * 400 * 40..][..400 * 40], &weight, Some(&bias), alone, &mut y);
+        forward_on(set, &x[place * 400 * 40..][..400 * 40], &weight, Added::bias(&bias), alone, &mut y);
         input_gradient_on(set, &weight, &dy[place * 400 * 48..][..400 * 48], alone, &mut dx);
         check_same(set.name(), &y, &one[0][place * 400 * 48..][..400 * 48]);
         check_same(set.name(), &dx, &one[1][place * 400 * 40..][..400 * 40]);

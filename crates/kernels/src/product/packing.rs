@@ -3,14 +3,14 @@
 use super::PARALLEL_FROM;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{Scratch, Shared};
+use crate::small_weights::Weight;
 use crate::threads::each;
 use crate::vector::{Vector, prefetch};
 use std::ops::Range;
 
 /// So many rows of B are asked for before they are copied: too short to be foreseen by the hardware, they would be waited for one by one.
 const ROWS_AHEAD: usize = 8;
-/// Floats of a cache line.
-const LINE: usize = 16;
+const LINE_BYTES: usize = 64;
 
 /// Rows that begin `stride` floats apart.
 #[derive(Clone, Copy)]
@@ -20,8 +20,8 @@ pub(crate) struct Rows<'a> {
 }
 
 /// Where B [taps * depth, columns] lies: element (tap, d, column) at tap * tap_stride + d * depth_stride + column * column_stride.
-pub(crate) struct Source<'a> {
-    pub values: &'a [f32],
+pub(crate) struct Source<'a, W = f32> {
+    pub values: &'a [W],
     pub taps: usize,
     pub tap_stride: usize,
     pub depth: usize,
@@ -100,40 +100,80 @@ pub(crate) fn pack_panel(set: InstructionSet, source: &Source, first: usize, wid
     }
 }
 
-/// Some taps and depths of B as panels side by side, [panel][tap][depth][width].
-pub(crate) fn pack_slice(set: InstructionSet, source: &Source, taps: Range<usize>, depths: Range<usize>, panels: Range<usize>, width: usize, out: &mut [f32]) {
-    let (len, tap_count) = (depths.len() * width, taps.len());
-    let at = |panel: usize, tap: usize| ((panel - panels.start) * tap_count + tap - taps.start) * len;
-    for tap in taps.clone() {
-        if source.column_stride != 1 {
-            for panel in panels.clone() {
-                pack_tap(set, source, tap, depths.clone(), panel * width, width, &mut out[at(panel, tap)..][..len]);
-            }
-            continue;
+/// Some taps and depths of B as panels side by side, [panel][tap][depth][width], widened to f32 where they are narrower.
+pub(crate) fn pack_slice<W: Weight>(
+    set: InstructionSet,
+    source: &Source<W>,
+    taps: Range<usize>,
+    depths: Range<usize>,
+    panels: Range<usize>,
+    width: usize,
+    out: &mut [f32],
+) {
+    if source.column_stride == 1 {
+        return set.run(CopyRows { source, taps, depths, panels, width, out });
+    }
+    let len = depths.len() * width;
+    for (panel, out) in panels.zip(out.chunks_exact_mut((taps.len() * len).max(1))) {
+        for (tap, out) in taps.clone().zip(out.chunks_exact_mut(len.max(1))) {
+            pack_tap(set, source, tap, depths.clone(), panel * width, width, out);
         }
-        // Row by row through all panels: memory is read in longer runs than one panel is wide.
-        for (i, d) in depths.clone().enumerate() {
-            let row = &source.values[tap * source.tap_stride + d * source.depth_stride..][..source.columns];
-            let ahead = row.as_ptr().wrapping_add(ROWS_AHEAD * source.depth_stride);
-            for column in (panels.start * width..panels.end * width).step_by(LINE) {
-                prefetch(ahead.wrapping_add(column));
-            }
-            for panel in panels.clone() {
-                copy_padded(&row[panel * width..], &mut out[at(panel, tap) + i * width..][..width]);
+    }
+}
+
+/// [`pack_slice`] of rows that lie in one piece.
+struct CopyRows<'a, W> {
+    source: &'a Source<'a, W>,
+    taps: Range<usize>,
+    depths: Range<usize>,
+    panels: Range<usize>,
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl<W: Weight> Kernel for CopyRows<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector>(self) {
+        let Self { source, taps, depths, panels, width, out } = self;
+        let tap_len = depths.len() * width;
+        for (t, tap) in taps.clone().enumerate() {
+            // Row by row through all panels: memory is read in longer runs than one panel is wide.
+            for (i, d) in depths.clone().enumerate() {
+                let row = &source.values[tap * source.tap_stride + d * source.depth_stride..][..source.columns];
+                let ahead = row.as_ptr().wrapping_add(ROWS_AHEAD * source.depth_stride);
+                for column in (panels.start * width..panels.end * width).step_by(LINE_BYTES / size_of::<W>()) {
+                    prefetch(ahead.wrapping_add(column).cast());
+                }
+                for (p, panel) in panels.clone().enumerate() {
+                    let to = &mut out[(p * taps.len() + t) * tap_len + i * width..][..width];
+                    let used = width.min(row.len() - panel * width);
+                    let whole = used / V::LANES * V::LANES;
+                    // SAFETY: so many elements of the row are left, and as many are written.
+                    unsafe {
+                        let from = row.as_ptr().add(panel * width);
+                        for at in (0..whole).step_by(V::LANES) {
+                            W::load::<V>(from.add(at)).store(to.as_mut_ptr().add(at));
+                        }
+                    }
+                    let (rest, beyond) = to[whole..].split_at_mut(used - whole);
+                    rest.iter_mut().zip(&row[panel * width + whole..]).for_each(|(to, value)| *to = value.widen());
+                    beyond.fill(0.0);
+                }
             }
         }
     }
 }
 
 /// Columns `first`.. and some depths of a tap, [depth][width].
-fn pack_tap(set: InstructionSet, source: &Source, tap: usize, depths: Range<usize>, first: usize, width: usize, out: &mut [f32]) {
+fn pack_tap<W: Weight>(set: InstructionSet, source: &Source<W>, tap: usize, depths: Range<usize>, first: usize, width: usize, out: &mut [f32]) {
     let &Source { values, tap_stride, depth_stride, columns, column_stride, .. } = source;
     let used = width.min(columns - first);
     let start = tap * tap_stride + depths.start * depth_stride + first * column_stride;
     if column_stride == 1 {
-        for (d, row) in out.chunks_exact_mut(width).enumerate() {
-            copy_padded(&values[start + d * depth_stride..][..used], row);
-        }
+        let source = Source { values: &values[start..], tap_stride: 0, columns: used, ..*source };
+        set.run(CopyRows { source: &source, taps: 0..1, depths: 0..depths.len(), panels: 0..1, width, out });
     } else {
         if used < width {
             out.fill(0.0);
@@ -142,28 +182,10 @@ fn pack_tap(set: InstructionSet, source: &Source, tap: usize, depths: Range<usiz
     }
 }
 
-/// As much of `from` as `to` has room for, then zeros.
-#[inline(always)]
-fn copy_padded(from: &[f32], to: &mut [f32]) {
-    // A length known to the compiler becomes a few moves; the general case a call.
-    fn moved<const N: usize>(from: &[f32], to: &mut [f32]) -> bool {
-        match (from.first_chunk::<N>(), to.len() == N) {
-            (Some(from), true) => to.copy_from_slice(from),
-            _ => return false,
-        }
-        true
-    }
-    if !moved::<32>(from, to) && !moved::<16>(from, to) {
-        let used = to.len().min(from.len());
-        to[..used].copy_from_slice(&from[..used]);
-        to[used..].fill(0.0);
-    }
-}
-
 /// The panel of a B that lies column by column.
-struct Turn<'a> {
+struct Turn<'a, W> {
     /// From the panel's first column and depth on.
-    values: &'a [f32],
+    values: &'a [W],
     depth: usize,
     depth_stride: usize,
     column_stride: usize,
@@ -172,17 +194,18 @@ struct Turn<'a> {
     out: &'a mut [f32],
 }
 
-impl Kernel for Turn<'_> {
+impl<W: Weight> Kernel for Turn<'_, W> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector>(self) {
         let Self { values, depth, depth_stride, column_stride, used, width, out } = self;
         // Squares of eight by eight while there are whole ones, eight columns at a time: they are read from end to end.
-        let squares = if depth_stride == 1 { (used / 8 * 8, depth / 8 * 8) } else { (0, 0) };
+        let floats = W::as_floats(values).filter(|_| depth_stride == 1).unwrap_or_default();
+        let squares = if floats.is_empty() { (0, 0) } else { (used / 8 * 8, depth / 8 * 8) };
         for column in (0..squares.0).step_by(8) {
             for d in (0..squares.1).step_by(8) {
-                let (from, to) = (&values[column * column_stride + d..][..7 * column_stride + 8], &mut out[d * width + column..][..7 * width + 8]);
+                let (from, to) = (&floats[column * column_stride + d..][..7 * column_stride + 8], &mut out[d * width + column..][..7 * width + 8]);
                 // SAFETY: the slices hold eight rows of eight each.
                 unsafe { V::transpose_square(from.as_ptr(), column_stride, to.as_mut_ptr(), width) };
             }
@@ -190,7 +213,7 @@ impl Kernel for Turn<'_> {
         for column in 0..used {
             let from = if column < squares.0 { squares.1 } else { 0 };
             for d in from..depth {
-                out[d * width + column] = values[column * column_stride + d * depth_stride];
+                out[d * width + column] = values[column * column_stride + d * depth_stride].widen();
             }
         }
     }

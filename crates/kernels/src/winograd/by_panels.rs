@@ -4,9 +4,11 @@
 
 use super::convolve::{Arithmetic, Block, Picture, Pixels, Sizes, slices};
 use super::{Grid, POINTS, apart};
+use crate::convolution::Added;
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::product::{Source, pack_slice};
+use crate::small_weights::Weight;
 use crate::threads::{count, each, part};
 
 /// Input channels times output channels from which on the 36 values of all weights, 36 MiB of floats then, no longer stay in the caches.
@@ -19,11 +21,11 @@ const TILES_OF_BLOCK: usize = 96;
 const TILE_STEP: usize = 4;
 
 /// Whether all panels would better be transformed for every block of tiles. It changes no bit of the result, so the threads may play a part.
-pub(super) fn many_weights(set: InstructionSet, weights: &Source) -> bool {
+pub(super) fn many_weights<W: Weight>(set: InstructionSet, weights: &Source<W>) -> bool {
     weights.depth * weights.columns >= MANY && weights.columns.div_ceil(set.panel_width()) >= PANELS_PER_THREAD * count()
 }
 
-pub(super) fn by_panels(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source, bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn by_panels<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source<W>, added: Added, y: &mut [f32]) {
     let shape = &picture.shape;
     let (grid, depth, width) = (Grid::of(shape), shape.input_channels, set.panel_width());
     let slice = arithmetic.slice_of_panel();
@@ -55,7 +57,7 @@ pub(super) fn by_panels(set: InstructionSet, arithmetic: &dyn Arithmetic, pictur
                 arithmetic.products(&input[index * input_len..][..input_len], points, sizes, index > 0, products.as_mut_slice());
             }
             // SAFETY: only this panel's channels of the block's tiles are written through it.
-            set.run(Pixels { products: products.as_slice(), panel, block: &block, bias, y: unsafe { out.at(0) } });
+            set.run(Pixels { products: products.as_slice(), panel, block: &block, added: &added, y: unsafe { out.at(0) } });
         });
     }
 }

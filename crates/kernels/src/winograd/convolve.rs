@@ -5,10 +5,11 @@ use super::by_panels::{by_panels, many_weights};
 use super::fixed_point::FixedPoint;
 use super::floats::Floats;
 use super::{Grid, POINTS, Position, TILE, apart, pixels, points_of_column};
-use crate::convolution::Convolution;
+use crate::convolution::{Added, Convolution};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{PAST_CACHES_FROM, Scratch, Shared};
 use crate::product::{Source, pack_slice};
+use crate::small_weights::Weight;
 use crate::threads::{count, each};
 use crate::vector::{Vector, load, settle, store};
 use std::ops::Range;
@@ -63,23 +64,33 @@ pub(super) struct Block<'a> {
     pub tiles: Range<usize>,
 }
 
-pub(crate) fn convolve(set: InstructionSet, picture: &Picture, weights: &Source, bias: Option<&[f32]>, y: &mut [f32]) {
+pub(crate) fn convolve<W: Weight>(set: InstructionSet, picture: &Picture, weights: &Source<W>, added: Added, y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if picture.rounded && set.multiplies_pairs_of_integers() {
-        return convolve_in(set, &FixedPoint, picture, weights, bias, y);
+        return convolve_in(set, &FixedPoint, picture, weights, added, y);
     }
-    convolve_in(set, &Floats(set), picture, weights, bias, y);
+    convolve_in(set, &Floats(set), picture, weights, added, y);
 }
 
-fn convolve_in(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source, bias: Option<&[f32]>, y: &mut [f32]) {
+fn convolve_in<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source<W>, added: Added, y: &mut [f32]) {
     if picture.shape.batch * Grid::of(&picture.shape).tile_count() == 0 || picture.shape.output_channels == 0 {
         return;
     }
-    if many_weights(set, weights) { by_panels(set, arithmetic, picture, weights, bias, y) } else { by_tiles(set, arithmetic, picture, weights, bias, y) }
+    // A long residual is read from memory, for which the pieces that tiles want of it are too short.
+    let (within, after) = match added.residual {
+        Some(_) if y.len() >= PAST_CACHES_FROM => (Added { residual: None, ..added }, Added { bias: None, ..added }),
+        _ => (added, Added::NOTHING),
+    };
+    if many_weights(set, weights) {
+        by_panels(set, arithmetic, picture, weights, within, y);
+    } else {
+        by_tiles(set, arithmetic, picture, weights, within, y);
+    }
+    after.add_to(set, &picture.shape, y);
 }
 
 /// All weights are taken to their 36 values first, then tiles few by few from the input to the result.
-fn by_tiles(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source, bias: Option<&[f32]>, y: &mut [f32]) {
+fn by_tiles<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source<W>, added: Added, y: &mut [f32]) {
     let shape = &picture.shape;
     let (grid, depth, width) = (Grid::of(shape), shape.input_channels, set.panel_width());
     let total = shape.batch * grid.tile_count();
@@ -102,12 +113,12 @@ fn by_tiles(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture,
         for panel in 0..weights.columns.div_ceil(width) {
             for (index, depths) in slices(depth, slice).enumerate() {
                 let (sizes, weights_len) = (Sizes { tile_count, depth: depths.len() }, arithmetic.weights_len(depths.len()));
-                let (input, panel) = (&input.as_slice()[index * input_len..][..input_len], &panels[weights_start..][..weights_len]);
-                arithmetic.products(input, panel, sizes, index > 0, products.as_mut_slice());
+                let (input, weights) = (&input.as_slice()[index * input_len..][..input_len], &panels[weights_start..][..weights_len]);
+                arithmetic.products(input, weights, sizes, index > 0, products.as_mut_slice());
                 weights_start += weights_len;
             }
             // SAFETY: only the pixels of this task's tiles are written through it.
-            set.run(Pixels { products: products.as_slice(), panel, block: &block, bias, y: unsafe { out.at(0) } });
+            set.run(Pixels { products: products.as_slice(), panel, block: &block, added: &added, y: unsafe { out.at(0) } });
         }
     });
 }
@@ -118,7 +129,7 @@ pub(super) fn slices(depth: usize, slice: usize) -> impl Iterator<Item = Range<u
 }
 
 /// Panel by panel, slice by slice.
-fn transformed_weights(set: InstructionSet, arithmetic: &dyn Arithmetic, weights: &Source, reversed: bool) -> Scratch {
+fn transformed_weights<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, weights: &Source<W>, reversed: bool) -> Scratch {
     let (width, depth) = (set.panel_width(), weights.depth);
     let slice = arithmetic.slice_of_all(depth);
     let panel_count = weights.columns.div_ceil(width);
@@ -146,7 +157,7 @@ pub(super) struct Pixels<'a> {
     pub products: &'a [f32],
     pub panel: usize,
     pub block: &'a Block<'a>,
-    pub bias: Option<&'a [f32]>,
+    pub added: &'a Added<'a>,
     pub y: *mut f32,
 }
 
@@ -159,22 +170,29 @@ impl Kernel for Pixels<'_> {
         let len = shape.batch * shape.output_height() * shape.output_width() * shape.output_channels;
         // Every vector then begins at a multiple of its size.
         let aligned = (self.y as usize).is_multiple_of(V::LANES * size_of::<f32>()) && shape.output_channels.is_multiple_of(V::LANES);
-        if len >= PAST_CACHES_FROM && aligned {
-            for place in 0..self.block.tiles.len() {
-                self.tile::<V, true>(place);
+        // Branches stay outside of the tiles.
+        match self.added.residual {
+            Some(residual) => self.tiles::<V, false, true>(residual),
+            None if len >= PAST_CACHES_FROM && aligned => {
+                self.tiles::<V, true, false>(&[]);
+                settle();
             }
-            settle();
-        } else {
-            for place in 0..self.block.tiles.len() {
-                self.tile::<V, false>(place);
-            }
+            None => self.tiles::<V, false, false>(&[]),
         }
     }
 }
 
 impl Pixels<'_> {
     #[inline(always)]
-    fn tile<V: Vector, const PAST_CACHES: bool>(&self, place: usize) {
+    fn tiles<V: Vector, const PAST_CACHES: bool, const ONTO: bool>(&self, residual: &[f32]) {
+        for place in 0..self.block.tiles.len() {
+            self.tile::<V, PAST_CACHES, ONTO>(residual, place);
+        }
+    }
+
+    /// `residual` is as long as y, or empty where nothing is added.
+    #[inline(always)]
+    fn tile<V: Vector, const PAST_CACHES: bool, const ONTO: bool>(&self, residual: &[f32], place: usize) {
         let Block { picture: Picture { shape, .. }, grid, tiles } = self.block;
         let (height, width, channels) = (shape.output_height(), shape.output_width(), shape.output_channels);
         let Position { picture: b, top, left } = grid.position(tiles.start + place);
@@ -187,10 +205,11 @@ impl Pixels<'_> {
                 break;
             }
             let count = channels - start;
-            // SAFETY: every point has a row of the panel's width for this tile; pixels inside the result have `channels` floats, where parts end.
+            // SAFETY: every point has a row of the panel's width for this tile; pixels inside the result, and of what is added, have `channels` floats, where
+            // parts end.
             unsafe {
                 let products = self.products.as_ptr().add(place * panel_width + half * V::LANES);
-                let bias = match self.bias {
+                let bias = match self.added.bias_of(b, channels) {
                     Some(bias) => load(bias.as_ptr().add(start), count),
                     None => V::zero(),
                 };
@@ -205,15 +224,24 @@ impl Pixels<'_> {
                 let whole = count >= V::LANES && height - top >= TILE && width - left >= TILE;
                 for i in 0..TILE.min(height - top) {
                     let values = pixels([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
-                    let line = self.y.add(((b * height + top + i) * width + left) * channels + start);
+                    let first = ((b * height + top + i) * width + left) * channels + start;
+                    let line = self.y.add(first);
+                    let residual = residual.as_ptr().wrapping_add(first);
                     if whole {
                         for (j, value) in values.into_iter().enumerate() {
-                            let (value, to) = (value.add(bias), line.add(j * channels));
+                            let (mut value, to) = (value.add(bias), line.add(j * channels));
+                            if ONTO {
+                                value = value.add(V::load(residual.add(j * channels)));
+                            }
                             if PAST_CACHES { value.store_past_caches(to) } else { value.store(to) }
                         }
                     } else {
                         for (j, value) in values.into_iter().enumerate().take(width - left) {
-                            store(value.add(bias), line.add(j * channels), count);
+                            let mut value = value.add(bias);
+                            if ONTO {
+                                value = value.add(load(residual.add(j * channels), count));
+                            }
+                            store(value, line.add(j * channels), count);
                         }
                     }
                 }
@@ -232,17 +260,19 @@ mod tests {
         let values = |count: usize, step: usize| -> Vec<f32> { (0..count).map(|i| ((i * step) % 1009) as f32 / 504.5 - 1.0).collect() };
         let (input_channels, output_channels) = (150, 70);
         let shape = Convolution { batch: 3, height: 27, width: 25, input_channels, output_channels, kernel_size: 3, stride: 1, before: 1, after: 1 };
-        let (x, weight, bias) =
-            (values(3 * 27 * 25 * input_channels, 7919), values(9 * input_channels * output_channels, 104_729), values(output_channels, 31));
+        let (x, weight) = (values(3 * 27 * 25 * input_channels, 7919), values(9 * input_channels * output_channels, 104_729));
+        let (bias, residual) = (values(3 * output_channels, 31), values(3 * 27 * 25 * output_channels, 613));
+        let added = Added { bias: Some(&bias), residual: Some(&residual) };
         let turned = Convolution { input_channels: output_channels, output_channels: input_channels, ..shape };
         for &set in InstructionSet::available() {
-            for (rounded, reversed, source, bias) in [(false, false, shape.weights(&weight), Some(&*bias)), (true, true, turned.weights_turned(&weight), None)]
+            for (rounded, reversed, source, added) in
+                [(false, false, shape.weights(&weight), added), (true, true, turned.weights_turned(&weight), Added::NOTHING)]
             {
                 let picture = Picture { x: &x, rounded, shape, reversed };
                 let check = |arithmetic: &dyn Arithmetic| {
                     let (mut expected, mut found) = (vec![f32::NAN; 3 * 27 * 25 * output_channels], vec![f32::NAN; 3 * 27 * 25 * output_channels]);
-                    by_tiles(set, arithmetic, &picture, &source, bias, &mut expected);
-                    by_panels(set, arithmetic, &picture, &source, bias, &mut found);
+                    by_tiles(set, arithmetic, &picture, &source, added, &mut expected);
+                    by_panels(set, arithmetic, &picture, &source, added, &mut found);
                     assert!(expected == found, "{}, reversed: {reversed}", set.name()); // NaN, where nothing was written, is not equal to itself
                 };
                 check(&Floats(set));

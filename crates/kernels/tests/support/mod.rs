@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses its own part of it
 
 use smalti_kernels::InstructionSet;
-use smalti_kernels::convolution::Convolution;
+use smalti_kernels::convolution::{Added, Convolution};
 use std::sync::Mutex;
 
 /// The forced instruction set is the process's: tests that force one take turns.
@@ -65,6 +65,31 @@ pub fn check_same(name: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{name}: lengths");
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!(found.to_bits() == expected.to_bits(), "{name}[{i}]: {found:e} and {expected:e} differ in bits");
+    }
+}
+
+/// A bias for each picture and a residual, and what they make of a convolution with a common bias.
+pub struct OfPicture {
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+    pub y: Vec<f64>,
+    pub dbias: Vec<f64>,
+}
+
+impl OfPicture {
+    pub fn new(shape: &Convolution, common_bias: &[f32], y: &[f64], dy: &[f32], seed: u64) -> Self {
+        let (channels, picture) = (shape.output_channels, shape.output_height() * shape.output_width() * shape.output_channels);
+        let (bias, residual) = (values(shape.batch * channels, seed), values(y.len(), seed + 1));
+        let place = |i: usize| i / picture * channels + i % channels;
+        let added = |i: usize| f64::from(bias[place(i)]) + f64::from(residual[i]) - f64::from(common_bias[i % channels]);
+        let y = y.iter().enumerate().map(|(i, y)| y + added(i)).collect();
+        let mut dbias = vec![0.0; bias.len()];
+        dy.iter().enumerate().for_each(|(i, value)| dbias[place(i)] += f64::from(*value));
+        Self { bias, residual, y, dbias }
+    }
+
+    pub fn added(&self) -> Added<'_> {
+        Added { bias: Some(&self.bias), residual: Some(&self.residual) }
     }
 }
 

@@ -308,11 +308,12 @@ impl ResidualBlock {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let h = self.conv_1.forward(self.norm_1.forward(x.clone(), Activation::Silu));
-        let h = self.conv_2.forward(self.norm_2.forward(h, Activation::Silu));
-        match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x) + h,
-            None => x + h,
-        }
+        let h = self.norm_2.forward(h, Activation::Silu);
+        let residual = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => x,
+        };
+        self.conv_2.forward_onto(residual, h)
     }
 }
 

@@ -59,7 +59,24 @@ impl Conv2d {
 
     /// x [batch, height, width, input] -> [batch, height', width', output].
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let padding = Padding { before: self.padding.0, after: self.padding.1 };
-        ops::conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.stride, padding)
+        ops::conv2d(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.stride, self.padding())
+    }
+
+    /// `forward(x)`, and to every place of a picture its `shifts` [batch, output] added.
+    pub fn forward_shifted(&self, x: Tensor<4>, shifts: Tensor<2>) -> Tensor<4> {
+        let bias = match &self.bias {
+            Some(bias) => shifts + bias.val().unsqueeze(),
+            None => shifts,
+        };
+        ops::conv2d_shifted(x, self.weight.val(), bias, self.stride, self.padding())
+    }
+
+    /// residual + `forward(x)`: the end of a residual branch.
+    pub fn forward_onto(&self, residual: Tensor<4>, x: Tensor<4>) -> Tensor<4> {
+        ops::conv2d_onto(residual, x, self.weight.val(), self.bias.as_ref().map(Param::val), self.stride, self.padding())
+    }
+
+    fn padding(&self) -> Padding {
+        Padding { before: self.padding.0, after: self.padding.1 }
     }
 }

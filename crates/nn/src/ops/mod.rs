@@ -23,7 +23,7 @@ mod tests;
 mod upsample;
 
 pub use attention::{Mask, attention};
-pub use conv2d::{Padding, conv2d};
+pub use conv2d::{Padding, conv2d, conv2d_onto, conv2d_shifted};
 pub use cross_entropy::cross_entropy;
 pub use elementwise::{gelu, gelu_tanh, leaky_relu, quick_gelu, relu, silu};
 pub use group_norm::{Activation, group_norm};

@@ -30,14 +30,16 @@ pub(super) fn multiply_transposed(a: &[f32], b: &[f32], sizes: Sizes, y: &mut [f
 
 pub(super) mod convolution {
     use super::*;
-    use smalti_kernels::convolution::{self as plain, Convolution};
+    use smalti_kernels::convolution::{self as plain, Added, Convolution};
 
-    pub fn forward(x: &[f32], weight: &FlexTensor, bias: Option<&[f32]>, shape: Convolution, y: &mut [f32]) {
+    pub fn forward(x: &[f32], weight: &FlexTensor, added: Added, shape: Convolution, y: &mut [f32]) {
         match (precision::current(), weight.dtype()) {
-            (Precision::F32, _) => with_wide(weight, |weight| plain::forward(x, weight, bias, shape, y)),
-            (Precision::Bf16, DType::F16) => rounded::convolution::forward(x, f16s(weight), bias, shape, y),
-            (Precision::Bf16, DType::BF16) => rounded::convolution::forward(x, bf16s(weight), bias, shape, y),
-            (Precision::Bf16, _) => rounded::convolution::forward(x, values(weight), bias, shape, y),
+            (Precision::F32, DType::F16) => plain::forward(x, f16s(weight), added, shape, y),
+            (Precision::F32, DType::BF16) => plain::forward(x, bf16s(weight), added, shape, y),
+            (Precision::F32, _) => plain::forward(x, values(weight), added, shape, y),
+            (Precision::Bf16, DType::F16) => rounded::convolution::forward(x, f16s(weight), added, shape, y),
+            (Precision::Bf16, DType::BF16) => rounded::convolution::forward(x, bf16s(weight), added, shape, y),
+            (Precision::Bf16, _) => rounded::convolution::forward(x, values(weight), added, shape, y),
         }
     }
 

@@ -39,15 +39,26 @@ const ALL: Wanted = Wanted { x: true, weight: true, bias: true };
 
 #[test]
 fn conv2d_bodies_agree() {
-    use conv2d::{Conv2dBodies, composed_backward, composed_forward};
+    use conv2d::{BackwardOptions, Conv2dBodies, composed_backward, composed_forward};
     for (kernel, stride, before, after) in [(3, 1, 1, 1), (3, 2, 0, 1), (4, 2, 1, 1), (1, 1, 0, 0)] {
         let padding = Padding { before, after };
-        let (x, weight, bias) = (values(&[2, 7, 8, 5], 1), values(&[kernel, kernel, 5, 6], 2), values(&[6], 3));
-        let y = Flex::conv2d_forward(x.clone(), weight.clone(), bias.clone(), stride, padding);
-        let dy = values(&y.layout().shape().to_vec(), 4);
-        check_close("conv2d", [composed_forward::<Flex>(x.clone(), weight.clone(), bias, stride, padding)], [y]);
-        let found = composed_backward::<Flex>(x.clone(), weight.clone(), dy.clone(), stride, padding, ALL);
-        check_close("conv2d's gradients", found.into_iter().flatten(), Flex::conv2d_backward(x, weight, dy, stride, padding, ALL).into_iter().flatten());
+        let (x, weight) = (values(&[2, 7, 8, 5], 1), values(&[kernel, kernel, 5, 6], 2));
+        let forward = |bias: &FlexTensor, residual: Option<&FlexTensor>| {
+            let (bias, residual) = (bias.clone(), residual.cloned());
+            let y = Flex::conv2d_forward(x.clone(), weight.clone(), bias.clone(), residual.clone(), stride, padding);
+            check_close("conv2d", [composed_forward::<Flex>(x.clone(), weight.clone(), bias, residual, stride, padding)], [y.clone()]);
+            y
+        };
+        let (bias, shifts) = (values(&[6], 3), values(&[2, 6], 5));
+        let dy = values(&forward(&bias, None).layout().shape().to_vec(), 4);
+        forward(&bias, Some(&dy));
+        forward(&shifts, None);
+        for shifted in [false, true] {
+            let options = BackwardOptions { stride, padding, shifted, wanted: ALL };
+            let found = composed_backward::<Flex>(x.clone(), weight.clone(), dy.clone(), options);
+            let expected = Flex::conv2d_backward(x.clone(), weight.clone(), dy.clone(), options);
+            check_close("conv2d's gradients", found.into_iter().flatten(), expected.into_iter().flatten());
+        }
     }
 }
 

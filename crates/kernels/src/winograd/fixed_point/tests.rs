@@ -2,7 +2,7 @@
 
 use crate::InstructionSet;
 use crate::bf16::rounded;
-use crate::convolution::Convolution;
+use crate::convolution::{Added, Convolution};
 use crate::support::{products, values};
 use crate::vector::{Portable, Vector};
 use crate::winograd::{Picture, SPAN, TILE, convolve, pixel_points, pixels, weight_points};
@@ -33,7 +33,7 @@ fn results(x: &[f32], weight: &[f32], shape: Convolution) -> Vec<Vec<f32>> {
     let results: Vec<Vec<f32>> = sets
         .map(|&set| {
             let mut y = vec![f32::NAN; shape.height * shape.width * shape.output_channels];
-            convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight), None, &mut y);
+            convolve(set, &Picture { x, rounded: true, shape, reversed: false }, &shape.weights(weight), Added::NOTHING, &mut y);
             y
         })
         .collect();

@@ -55,22 +55,21 @@ impl ResidualBlock {
 
     /// x [batch, height, width, input_channels], time [batch, time_channels], already through SiLU -> [batch, height, width, channels].
     pub fn forward(&self, x: Tensor<4>, time: &Tensor<2>) -> Tensor<4> {
-        let h = self.conv_1.forward(self.norm_1.forward(x.clone(), Activation::Silu));
+        let h = self.norm_1.forward(x.clone(), Activation::Silu);
         let time = self.time.forward(time.clone());
-        let [batch, outputs] = time.dims();
-        let time = time.reshape([batch, 1, 1, outputs]);
         let h = match self.time_use {
-            TimeUse::Shift => self.norm_2.forward(h + time, Activation::Silu),
+            TimeUse::Shift => self.norm_2.forward(self.conv_1.forward_shifted(h, time), Activation::Silu),
             TimeUse::ScaleShift => {
-                let channels = outputs / 2;
+                let [batch, outputs] = time.dims();
+                let (time, channels) = (time.reshape([batch, 1, 1, outputs]), outputs / 2);
                 let (scale, shift) = (time.clone().narrow(3, 0, channels), time.narrow(3, channels, channels));
-                ops::silu(self.norm_2.forward(h, Activation::Identity) * (scale + 1.0) + shift)
+                ops::silu(self.norm_2.forward(self.conv_1.forward(h), Activation::Identity) * (scale + 1.0) + shift)
             }
         };
-        let h = self.conv_2.forward(h);
-        match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x) + h,
-            None => x + h,
-        }
+        let residual = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => x,
+        };
+        self.conv_2.forward_onto(residual, h)
     }
 }

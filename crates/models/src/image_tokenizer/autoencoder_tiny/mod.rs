@@ -191,7 +191,7 @@ impl Block {
         };
         let h = ops::relu(self.conv_1.forward(x.clone()));
         let h = ops::relu(self.conv_2.forward(h));
-        ops::relu(self.conv_3.forward(h) + x)
+        ops::relu(self.conv_3.forward_onto(x, h))
     }
 }
 
