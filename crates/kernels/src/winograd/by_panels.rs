@@ -2,12 +2,12 @@
 //! tiles are taken in large blocks, and for each of them one panel of output channels after the other: slice by slice of the depth, weights become their 36
 //! values in the second-level cache, and the products are added up there.
 
-use super::convolve::{Arithmetic, Block, Picture, Pixels, Sizes, slices};
+use super::convolve::{Arithmetic, Block, Picture, Pixels, Sizes, Taps, slices};
 use super::{Grid, POINTS, apart};
 use crate::convolution::Added;
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
-use crate::product::{Source, pack_slice};
+use crate::product::Source;
 use crate::small_weights::Weight;
 use crate::threads::{count, each, part};
 
@@ -50,10 +50,8 @@ pub(super) fn by_panels<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithme
             let mut products = Scratch::new(POINTS * apart(tile_count * width));
             for (index, depths) in slices(depth, slice).enumerate() {
                 let sizes = Sizes { tile_count, depth: depths.len() };
-                let taps = &mut taps.as_mut_slice()[..9 * depths.len() * width];
-                pack_slice(set, weights, 0..9, depths.clone(), panel..panel + 1, width, taps);
                 let points = &mut points.as_mut_slice()[..arithmetic.weights_len(depths.len())];
-                arithmetic.weights(taps, picture.reversed, points);
+                arithmetic.weights(&Taps::new(set, weights, depths, panel, picture.reversed, taps.as_mut_slice()), points);
                 arithmetic.products(&input[index * input_len..][..input_len], points, sizes, index > 0, products.as_mut_slice());
             }
             // SAFETY: only this panel's channels of the block's tiles are written through it.

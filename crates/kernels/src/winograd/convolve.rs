@@ -4,18 +4,20 @@ use super::by_panels::{by_panels, many_weights};
 #[cfg(target_arch = "x86_64")]
 use super::fixed_point::FixedPoint;
 use super::floats::Floats;
-use super::{Grid, POINTS, Position, TILE, apart, pixels, points_of_column};
+use super::{Grid, LINE, POINTS, Position, TILE, apart, pixels, points_of_column};
 use crate::convolution::{Added, Convolution};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{PAST_CACHES_FROM, Scratch, Shared};
 use crate::product::{Source, pack_slice};
 use crate::small_weights::Weight;
 use crate::threads::{count, each};
-use crate::vector::{Vector, load, settle, store};
+use crate::vector::{Vector, load, prefetch, settle, store};
 use std::ops::Range;
 
 /// Tiles are taken in twice to four times as many: a multiple of every product kernel's rows.
 const TILE_STEP: usize = 12;
+/// Depths of a panel of weights that are asked for before they are read.
+const DEPTHS_AHEAD: usize = 8;
 /// Floats of a task's transformed input, about what the second-level cache holds; with many channels it is more, for fewer tiles would read weights too often.
 const BLOCK_SIZE: usize = 128 * 1024;
 
@@ -44,10 +46,58 @@ pub(super) trait Arithmetic: Sync {
     /// # Safety
     /// As many floats lie at `out`, where no other task touches the same places.
     unsafe fn input(&self, block: &Block, places: Range<usize>, slice: usize, out: *mut f32);
-    /// Takes a panel of weights, [9][depth][width], to their values.
-    fn weights(&self, taps: &[f32], reversed: bool, out: &mut [f32]);
+    /// Takes a panel of weights to their values.
+    fn weights(&self, taps: &Taps, out: &mut [f32]);
     /// out [POINTS][tiles][panel's width], each point [`apart`] = the products of a slice, or `out` with these added.
     fn products(&self, input: &[f32], weights: &[f32], sizes: Sizes, add: bool, out: &mut [f32]);
+}
+
+/// A panel of weights: its columns for some depths at each of the nine taps.
+pub(super) struct Taps<'a> {
+    values: &'a [f32],
+    /// Where the first tap's first depth begins.
+    start: usize,
+    /// How far taps are apart; backwards where they come last to first.
+    pub tap_stride: isize,
+    pub depth_stride: usize,
+    pub depth: usize,
+}
+
+impl<'a> Taps<'a> {
+    /// Where they lie, if they are whole rows of floats; otherwise they are packed into `room`, [9][depths][width].
+    pub fn new<W: Weight>(set: InstructionSet, weights: &Source<'a, W>, depths: Range<usize>, panel: usize, reversed: bool, room: &'a mut [f32]) -> Self {
+        let (width, depth) = (set.panel_width(), depths.len());
+        let columns = panel * width..(panel + 1) * width;
+        let (values, start, tap_stride, depth_stride) = match W::as_floats(weights.values) {
+            Some(values) if weights.column_stride == 1 && columns.end <= weights.columns => {
+                (values, depths.start * weights.depth_stride + columns.start, weights.tap_stride, weights.depth_stride)
+            }
+            _ => {
+                let room = &mut room[..9 * depth * width];
+                pack_slice(set, weights, 0..9, depths, panel..panel + 1, width, room);
+                (&*room, 0, depth * width, width)
+            }
+        };
+        assert!(start + 8 * tap_stride + (depth - 1) * depth_stride + width <= values.len(), "the taps reach beyond the weights");
+        let (start, tap_stride) = if reversed { (start + 8 * tap_stride, -(tap_stride as isize)) } else { (start, tap_stride as isize) };
+        Self { values, start, tap_stride, depth_stride, depth }
+    }
+
+    /// A panel's width can be read here, and as often as there are taps and depths every `tap_stride` and `depth_stride` floats.
+    pub fn as_ptr(&self) -> *const f32 {
+        self.values[self.start..].as_ptr()
+    }
+
+    /// Asks for what `some` depths later is read, for rows of weights lie too far apart to be foreseen by the hardware.
+    #[inline(always)]
+    pub fn ask_for(&self, first: *const f32, d: usize, width: usize) {
+        for tap in 0..9 {
+            let row = first.wrapping_offset(tap * self.tap_stride).wrapping_add((d + DEPTHS_AHEAD) * self.depth_stride);
+            for column in (0..width).step_by(LINE) {
+                prefetch(row.wrapping_add(column));
+            }
+        }
+    }
 }
 
 /// What is multiplied at once at each point: [tiles, depth] by [depth, panel's width].
@@ -137,15 +187,13 @@ fn transformed_weights<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmet
     let mut panels = Scratch::new(panel_count * panel_len);
     let out = Shared::new(panels.as_mut_slice());
     each(panel_count, |panel| {
-        let mut taps = Scratch::new(9 * slice * width);
+        let mut taps = Scratch::new(9 * slice.min(depth) * width);
         // SAFETY: each task writes its own panel.
         let mut out = unsafe { out.slice(panel * panel_len, panel_len) };
         for depths in slices(depth, slice) {
-            let taps = &mut taps.as_mut_slice()[..9 * depths.len() * width];
             let to;
             (to, out) = out.split_at_mut(arithmetic.weights_len(depths.len()));
-            pack_slice(set, weights, 0..9, depths, panel..panel + 1, width, taps);
-            arithmetic.weights(taps, reversed, to);
+            arithmetic.weights(&Taps::new(set, weights, depths, panel, reversed, taps.as_mut_slice()), to);
         }
     });
     panels

@@ -1,6 +1,6 @@
 //! The 36 values as floats.
 
-use super::convolve::{Arithmetic, Block, Picture, Sizes, slices};
+use super::convolve::{Arithmetic, Block, Picture, Sizes, Taps, slices};
 use super::{Input, POINTS, SPAN, apart, input_points, weight_values};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::vector::Vector;
@@ -31,8 +31,8 @@ impl Arithmetic for Floats {
         self.0.run(InputOf { block, places, slice, slice_len: self.input_len(block.tiles.len(), slice), out });
     }
 
-    fn weights(&self, taps: &[f32], reversed: bool, out: &mut [f32]) {
-        self.0.run(Weights { taps, reversed, out });
+    fn weights(&self, taps: &Taps, out: &mut [f32]) {
+        self.0.run(Weights { taps, out });
     }
 
     fn products(&self, input: &[f32], weights: &[f32], sizes: Sizes, add: bool, out: &mut [f32]) {
@@ -75,9 +75,7 @@ impl InputOf<'_> {
 }
 
 struct Weights<'a> {
-    /// [9][depth][width]
-    taps: &'a [f32],
-    reversed: bool,
+    taps: &'a Taps<'a>,
     /// [POINTS][depth][width], each point [`apart`]
     out: &'a mut [f32],
 }
@@ -87,15 +85,20 @@ impl Kernel for Weights<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let len = self.taps.len() / 9;
-        assert!(len.is_multiple_of(V::LANES) && self.out.len() >= POINTS * apart(len));
-        for at in (0..len).step_by(V::LANES) {
-            // SAFETY: depth times the panel's width is a multiple of the vector's, so whole vectors lie in every tap and point.
-            unsafe {
-                let values = weight_values::<V>(self.taps.as_ptr().add(at), len, self.reversed);
-                for (i, values) in values.into_iter().enumerate() {
-                    for (j, value) in values.into_iter().enumerate() {
-                        value.store(self.out.as_mut_ptr().add((i * SPAN + j) * apart(len) + at));
+        let width = 2 * V::LANES;
+        let &Taps { depth, depth_stride, tap_stride, .. } = self.taps;
+        let (first, len) = (self.taps.as_ptr(), depth * width);
+        assert!(self.out.len() >= POINTS * apart(len));
+        for d in 0..depth {
+            self.taps.ask_for(first, d, width);
+            for half in [0, V::LANES] {
+                // SAFETY: rows of the panel's width lie there, and every point has room for as many.
+                unsafe {
+                    let values = weight_values::<V>(first.add(d * depth_stride + half), tap_stride);
+                    for (i, values) in values.into_iter().enumerate() {
+                        for (j, value) in values.into_iter().enumerate() {
+                            value.store(self.out.as_mut_ptr().add((i * SPAN + j) * apart(len) + d * width + half));
+                        }
                     }
                 }
             }

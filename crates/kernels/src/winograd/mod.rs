@@ -130,11 +130,11 @@ fn weight_points<V: Vector>(g: [V; 3]) -> [V; SPAN] {
 
 /// The 36 values of a vector of weights, row by row.
 /// # Safety
-/// A vector can be read at each of the nine taps, which lie `len` floats apart.
+/// A vector can be read at each of the nine taps, which lie `tap_stride` floats apart.
 #[inline(always)]
-unsafe fn weight_values<V: Vector>(taps: *const f32, len: usize, reversed: bool) -> [[V; SPAN]; SPAN] {
+unsafe fn weight_values<V: Vector>(taps: *const f32, tap_stride: isize) -> [[V; SPAN]; SPAN] {
     // SAFETY: the caller's promise.
-    let columns = unsafe { [weight_column::<V>(taps, len, reversed, 0), weight_column(taps, len, reversed, 1), weight_column(taps, len, reversed, 2)] };
+    let columns = unsafe { [weight_column::<V>(taps, tap_stride, 0), weight_column(taps, tap_stride, 1), weight_column(taps, tap_stride, 2)] };
     let mut values = [[V::zero(); SPAN]; SPAN];
     for i in 0..SPAN {
         values[i] = weight_points([columns[0][i], columns[1][i], columns[2][i]]);
@@ -146,12 +146,11 @@ unsafe fn weight_values<V: Vector>(taps: *const f32, len: usize, reversed: bool)
 /// # Safety
 /// As `weight_values`.
 #[inline(always)]
-unsafe fn weight_column<V: Vector>(taps: *const f32, len: usize, reversed: bool, v: usize) -> [V; SPAN] {
+unsafe fn weight_column<V: Vector>(taps: *const f32, tap_stride: isize, v: usize) -> [V; SPAN] {
     let mut g = [V::zero(); 3];
     for (u, g) in g.iter_mut().enumerate() {
-        let tap = if reversed { 8 - (3 * u + v) } else { 3 * u + v };
         // SAFETY: the caller's promise.
-        *g = unsafe { V::load(taps.add(tap * len)) };
+        *g = unsafe { V::load(taps.offset((3 * u + v) as isize * tap_stride)) };
     }
     weight_points(g)
 }

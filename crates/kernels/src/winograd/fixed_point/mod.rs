@@ -14,8 +14,8 @@ mod weight_gradient;
 
 pub(crate) use weight_gradient::weight_gradient;
 
-use super::convolve::{Arithmetic, Block, Picture, Sizes, slices};
-use super::{Input, POINTS, SPAN, apart, input_points, weight_values};
+use super::convolve::{Arithmetic, Block, Picture, Sizes, Taps, slices};
+use super::{Input, POINTS, SPAN, apart, input_points, weight_column, weight_points};
 use crate::memory::Scratch;
 use crate::vector::Avx512;
 use std::arch::x86_64::*;
@@ -65,10 +65,10 @@ impl Arithmetic for FixedPoint {
         unsafe { input(block, places, slice, out) }
     }
 
-    fn weights(&self, taps: &[f32], reversed: bool, out: &mut [f32]) {
-        assert!(taps.len().is_multiple_of(9 * WIDTH) && out.len() >= self.weights_len(taps.len() / 9 / WIDTH));
-        // SAFETY: lengths as asserted; this arithmetic is chosen where the processor has the instructions.
-        unsafe { weights(taps, reversed, out) }
+    fn weights(&self, taps: &Taps, out: &mut [f32]) {
+        assert!(out.len() >= self.weights_len(taps.depth));
+        // SAFETY: the length as asserted; this arithmetic is chosen where the processor has the instructions.
+        unsafe { if taps.depth == SLICE { weights::<SLICE>(taps, out) } else { weights::<0>(taps, out) } }
     }
 
     fn products(&self, input: &[f32], weights: &[f32], sizes: Sizes, add: bool, out: &mut [f32]) {
@@ -177,60 +177,135 @@ fn add_in_floats(sums: __m512i, row_scale: __m512, column_scales: __m512, to: __
     _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(row_scale, column_scales), to)
 }
 
+/// The rows of points that are computed together: those that share a sum and a difference, and with twelve values at a time all stay in registers.
+const ROW_PAIRS: [[usize; 2]; 3] = [[0, 5], [1, 2], [3, 4]];
+/// Depths that are gone through for one pair of rows after the other, while their taps lie beside the processor.
+const DEPTH_STEP: usize = 16;
+
+/// `DEPTH` is that of the taps, or 0 where the compiler need not know it; so many places to be written lie at distances that are part of the instructions.
 /// # Safety
-/// `taps` are [9][depth][WIDTH], `out` has `weights_len`; the processor has the instructions.
+/// `out` has `weights_len`; the processor has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn weights(taps: &[f32], reversed: bool, out: &mut [f32]) {
-    let len = taps.len() / 9;
-    let (depth, pairs) = (len / WIDTH, pairs_of(len / WIDTH));
+unsafe fn weights<const DEPTH: usize>(taps: &Taps, out: &mut [f32]) {
+    let depth = if DEPTH > 0 { DEPTH } else { taps.depth };
+    let pairs = pairs_of(depth);
     let limit = _mm512_set1_ps(largest_integer(pairs));
     let (integers, scales) = (out.as_mut_ptr().cast::<i32>(), out.as_mut_ptr().wrapping_add(POINTS * apart(pairs * WIDTH)));
     for half in [0, LANES] {
         // SAFETY: vectors of all taps lie at every depth, and of all points at every pair, the caller's promise.
         unsafe {
-            let mut largest = [[_mm512_setzero_si512(); SPAN]; SPAN];
-            for d in 0..depth {
-                let values = weight_values::<Avx512>(taps.as_ptr().add(d * WIDTH + half), len, reversed);
-                for i in 0..SPAN {
-                    for j in 0..SPAN {
-                        largest[i][j] = _mm512_max_epu32(largest[i][j], magnitude(values[i][j].0));
+            let panel = Panel::<DEPTH> { first: taps.as_ptr().add(half), taps, depth };
+            let mut largest = [_mm512_setzero_si512(); POINTS];
+            for first in (0..depth).step_by(DEPTH_STEP) {
+                let depths = first..(first + DEPTH_STEP).min(depth);
+                if half == 0 {
+                    for d in depths.clone() {
+                        taps.ask_for(taps.as_ptr(), d, WIDTH);
                     }
                 }
+                panel.largest::<0>(depths.clone(), &mut largest);
+                panel.largest::<1>(depths.clone(), &mut largest);
+                panel.largest::<2>(depths, &mut largest);
             }
-            let mut inverses = [[_mm512_setzero_ps(); SPAN]; SPAN];
-            for i in 0..SPAN {
-                for j in 0..SPAN {
-                    let largest = at_least_smallest(largest[i][j]);
-                    inverses[i][j] = _mm512_div_ps(limit, largest);
-                    _mm512_storeu_ps(scales.add((i * SPAN + j) * WIDTH + half), _mm512_div_ps(largest, limit));
-                }
+            let mut inverses = [_mm512_setzero_ps(); POINTS];
+            for (point, inverse) in inverses.iter_mut().enumerate() {
+                let largest = at_least_smallest(largest[point]);
+                *inverse = _mm512_div_ps(limit, largest);
+                _mm512_storeu_ps(scales.add(point * WIDTH + half), _mm512_div_ps(largest, limit));
             }
-            for pair in 0..pairs {
-                let even = values_or_zeros(taps.as_ptr().wrapping_add(half), 2 * pair, depth, reversed);
-                let odd = values_or_zeros(taps.as_ptr().wrapping_add(half), 2 * pair + 1, depth, reversed);
-                for i in 0..SPAN {
-                    for j in 0..SPAN {
-                        let integer_pairs = side_by_side(even[i][j].0, odd[i][j].0, inverses[i][j]);
-                        let to = integers.add((i * SPAN + j) * apart(pairs * WIDTH) + pair * WIDTH + half);
-                        _mm512_storeu_si512(to.cast(), integer_pairs);
-                    }
-                }
+            for first in (0..pairs).step_by(DEPTH_STEP / 2) {
+                let some = first..(first + DEPTH_STEP / 2).min(pairs);
+                panel.quantise::<0>(some.clone(), &inverses, integers.add(half));
+                panel.quantise::<1>(some.clone(), &inverses, integers.add(half));
+                panel.quantise::<2>(some, &inverses, integers.add(half));
             }
         }
     }
 }
 
-/// The 36 values of a vector of weights at depth `d`, zeros from the end on.
-/// # Safety
-/// A vector can be read every WIDTH floats behind `taps`, as often as there are taps and depths; the processor has the instructions.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn values_or_zeros(taps: *const f32, d: usize, depth: usize, reversed: bool) -> [[Avx512; SPAN]; SPAN] {
-    if d < depth {
+/// Half a panel of weights: a vector at each tap and depth.
+struct Panel<'a, const DEPTH: usize> {
+    first: *const f32,
+    taps: &'a Taps<'a>,
+    depth: usize,
+}
+
+impl<const DEPTH: usize> Panel<'_, DEPTH> {
+    #[inline(always)]
+    fn depth(&self) -> usize {
+        if DEPTH > 0 { DEPTH } else { self.depth }
+    }
+
+    /// Raises `largest` to the magnitudes of some depths in a pair of rows.
+    /// # Safety
+    /// The taps can be read; the processor has the instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn largest<const PAIR: usize>(&self, depths: Range<usize>, largest: &mut [__m512i; POINTS]) {
+        let rows = ROW_PAIRS[PAIR];
+        let mut here = [[_mm512_setzero_si512(); SPAN]; 2];
+        for d in depths {
+            // SAFETY: the caller's promise.
+            let values = unsafe { self.values::<PAIR>(d) };
+            for i in 0..2 {
+                for j in 0..SPAN {
+                    here[i][j] = _mm512_max_epu32(here[i][j], magnitude(values[i][j].0));
+                }
+            }
+        }
+        for i in 0..2 {
+            for j in 0..SPAN {
+                let point = rows[i] * SPAN + j;
+                largest[point] = _mm512_max_epu32(largest[point], here[i][j]);
+            }
+        }
+    }
+
+    /// Writes a pair of rows as pairs of integers, points `point_len` and pairs WIDTH apart.
+    /// # Safety
+    /// The taps can be read and the pairs written; the processor has the instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn quantise<const PAIR: usize>(&self, pairs: Range<usize>, inverses: &[__m512; POINTS], integers: *mut i32) {
+        let point_len = apart(pairs_of(self.depth()) * WIDTH);
+        let rows = ROW_PAIRS[PAIR];
+        for pair in pairs {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (even, odd) = (self.values_or_zeros::<PAIR>(2 * pair), self.values_or_zeros::<PAIR>(2 * pair + 1));
+                for i in 0..2 {
+                    for j in 0..SPAN {
+                        let point = rows[i] * SPAN + j;
+                        let to = integers.add(point * point_len + pair * WIDTH);
+                        _mm512_storeu_si512(to.cast(), side_by_side(even[i][j].0, odd[i][j].0, inverses[point]));
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As `values`, for depths before the end.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn values_or_zeros<const PAIR: usize>(&self, d: usize) -> [[Avx512; SPAN]; 2] {
         // SAFETY: the caller's promise.
-        unsafe { weight_values(taps.add(d * WIDTH), depth * WIDTH, reversed) }
-    } else {
-        [[Avx512(_mm512_setzero_ps()); SPAN]; SPAN]
+        if d < self.depth() { unsafe { self.values::<PAIR>(d) } } else { [[Avx512(_mm512_setzero_ps()); SPAN]; 2] }
+    }
+
+    /// The values of a pair of rows at one depth.
+    /// # Safety
+    /// The taps can be read there; the processor has the instructions.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn values<const PAIR: usize>(&self, d: usize) -> [[Avx512; SPAN]; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (taps, tap_stride) = (self.first.add(d * self.taps.depth_stride), self.taps.tap_stride);
+            let [first, second, third] =
+                [weight_column::<Avx512>(taps, tap_stride, 0), weight_column::<Avx512>(taps, tap_stride, 1), weight_column::<Avx512>(taps, tap_stride, 2)];
+            // What other rows would need is never computed.
+            let [i, k] = ROW_PAIRS[PAIR];
+            [weight_points([first[i], second[i], third[i]]), weight_points([first[k], second[k], third[k]])]
+        }
     }
 }
 
