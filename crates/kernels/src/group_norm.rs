@@ -139,10 +139,9 @@ pub fn backward(
     let set = InstructionSet::current();
     let size = channels / group_count;
     // The normalised value is x * inverse + offset, per picture and channel.
-    let spread =
-        |values: &dyn Fn(usize) -> f32| -> Vec<f32> { (0..batch * channels).map(|i| values(i / channels * group_count + i % channels / size)).collect() };
-    let inverse = spread(&|group| inverse_deviation[group]);
-    let offset = spread(&|group| -mean[group] * inverse_deviation[group]);
+    let spread = |groups: &mut dyn Iterator<Item = f32>| -> Vec<f32> { groups.flat_map(|value| std::iter::repeat_n(value, size)).collect() };
+    let inverse = spread(&mut inverse_deviation.iter().copied());
+    let offset = spread(&mut mean.iter().zip(inverse_deviation).map(|(mean, inverse)| -mean * inverse));
     let run_total = batch * shape.run_count();
     let mut sums = vec![0.0; run_total * 2 * channels];
     let (sums_out, dx_out) = (Shared::new(&mut sums), Shared::new(dx));
@@ -336,36 +335,66 @@ impl Kernel for BackwardSums<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector>(self) {
+    fn run<V: Vector>(mut self) {
+        let channels = self.scale.len();
+        let mut start = 0;
+        while start < channels {
+            // SAFETY: the channels from `start` on exist in every pixel, parameter and sum.
+            unsafe {
+                if start + 4 * V::LANES <= channels {
+                    self.of_vectors::<V, 4>(start, V::LANES);
+                    start += 4 * V::LANES;
+                } else {
+                    self.of_vectors::<V, 1>(start, channels - start);
+                    start += V::LANES;
+                }
+            }
+        }
+    }
+}
+
+impl BackwardSums<'_> {
+    /// N vectors of channels side by side, so that memory is read in runs; of a single one `count` are left.
+    /// # Safety
+    /// These channels exist.
+    #[inline(always)]
+    unsafe fn of_vectors<V: Vector, const N: usize>(&mut self, start: usize, count: usize) {
         let channels = self.scale.len();
         let pixels = self.x.len() / channels;
         let one = V::splat(1.0);
-        over_channels!(V, channels, |start, count| {
-            // SAFETY: `count` channels from `start` on exist in every pixel, parameter and sum.
-            unsafe {
-                let inverse = load::<V>(self.inverse.as_ptr().add(start), count);
-                let offset = load::<V>(self.offset.as_ptr().add(start), count);
-                let scale = load::<V>(self.scale.as_ptr().add(start), count);
-                let bias = load::<V>(self.bias.as_ptr().add(start), count);
-                let (mut along, mut level) = (V::zero(), V::zero());
-                for pixel in 0..pixels {
-                    let at = pixel * channels + start;
-                    let normalised = load::<V>(self.x.as_ptr().add(at), count).mul_add(inverse, offset);
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (mut inverse, mut offset, mut scale, mut bias) = ([V::zero(); N], [V::zero(); N], [V::zero(); N], [V::zero(); N]);
+            for n in 0..N {
+                let at = start + n * V::LANES;
+                inverse[n] = load(self.inverse.as_ptr().add(at), count);
+                offset[n] = load(self.offset.as_ptr().add(at), count);
+                scale[n] = load(self.scale.as_ptr().add(at), count);
+                bias[n] = load(self.bias.as_ptr().add(at), count);
+            }
+            let (mut along, mut level) = ([V::zero(); N], [V::zero(); N]);
+            for pixel in 0..pixels {
+                for n in 0..N {
+                    let at = pixel * channels + start + n * V::LANES;
+                    let normalised = load::<V>(self.x.as_ptr().add(at), count).mul_add(inverse[n], offset[n]);
                     let mut d = load::<V>(self.dy.as_ptr().add(at), count);
                     if self.silu {
-                        let value = normalised.mul_add(scale, bias);
+                        let value = normalised.mul_add(scale[n], bias[n]);
                         let s = sigmoid(value);
                         // silu'(v) = s (1 + v (1 - s))
                         d = d.mul(s.mul(value.mul_add(one.sub(s), one)));
                     }
-                    along = d.mul_add(normalised, along);
-                    level = level.add(d);
+                    along[n] = d.mul_add(normalised, along[n]);
+                    level[n] = level[n].add(d);
                     store(d, self.dx.as_mut_ptr().add(at), count);
                 }
-                store(along, self.sums.as_mut_ptr().add(start), count);
-                store(level, self.sums.as_mut_ptr().add(channels + start), count);
             }
-        });
+            for n in 0..N {
+                let at = start + n * V::LANES;
+                store(along[n], self.sums.as_mut_ptr().add(at), count);
+                store(level[n], self.sums.as_mut_ptr().add(channels + at), count);
+            }
+        }
     }
 }
 
