@@ -17,6 +17,7 @@ mod widening; //            vectors from numbers of 16 and 8 bits
 
 pub mod attention; //       softmax(query key^T) value, a block of rows at a time
 pub mod bf16; //            products and convolutions of numbers rounded to bf16
+pub mod concatenate; //     channels of two feature maps side by side
 pub mod convolution; //     forward, input gradient, weight and bias gradient
 pub mod cross_entropy; //   over large vocabularies
 pub mod elementwise; //     activation functions, AdamW, moving averages

@@ -3,6 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
+use smalti_kernels::concatenate;
 use smalti_kernels::elementwise::{AdamW, Function, adamw, apply, gradient, move_average};
 use smalti_kernels::nearest::nearest;
 use smalti_kernels::upsample::{self, Upsample};
@@ -186,4 +187,25 @@ fn upsampling_repeats_and_its_gradient_sums() {
         expected[source] += f64::from(dy[i]);
     }
     check_close("dx", &dx, &expected, 1e-6);
+}
+
+/// So many rows that they are shared out, and widths of nothing.
+#[test]
+fn channels_side_by_side_and_apart_again() {
+    for (rows, widths) in [(2, [3, 1]), (5000, [7, 20]), (3, [0, 4]), (3, [4, 0]), (0, [2, 2]), (4, [0, 0])] {
+        let (a, b) = (values(rows * widths[0], 1), values(rows * widths[1], 2));
+        let mut y = poisoned(rows * (widths[0] + widths[1]));
+        concatenate::forward(&a, &b, widths, &mut y);
+        let expected: Vec<f32> = (0..rows).flat_map(|row| [&a[row * widths[0]..][..widths[0]], &b[row * widths[1]..][..widths[1]]].concat()).collect();
+        assert_eq!(y, expected, "{rows} rows of {widths:?}");
+        let (mut da, mut db) = (poisoned(a.len()), poisoned(b.len()));
+        concatenate::backward(&y, widths, &mut da, &mut db);
+        assert!(da == a && db == b, "{rows} rows of {widths:?}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "concatenate of [2, 3] channels: expected lengths ([4, 6], 10), found ([4, 5], 10)")]
+fn concatenate_names_the_lengths() {
+    concatenate::forward(&[0.0; 4], &[0.0; 5], [2, 3], &mut [0.0; 10]);
 }

@@ -179,6 +179,21 @@ fn conv2d_names_a_residual_that_does_not_fit() {
     ops::conv2d_onto(inputs.x.clone(), inputs.x, inputs.weight, None, 1, Padding::both(1));
 }
 
+#[test]
+fn concatenate_agrees_with_burn() {
+    let inputs = Inputs::new([2, 4, 3, 5], [2, 4, 3, 8], 1);
+    check_agree("concatenate", &inputs, |i| ops::concatenate(i.x, i.weight), |i| Tensor::cat(vec![i.x, i.weight], 3));
+    let x = inputs.x.clone().require_grad();
+    let gradients = ops::concatenate(inputs.weight, x.clone()).sum().backward();
+    check_close("of the second alone", &host(x.grad(&gradients).expect("tracked")), &[1.0; 120], 0.0);
+}
+
+#[test]
+#[should_panic(expected = "concatenate: [2, 4, 3, 5] and [2, 3, 4, 5] differ in more than their channels")]
+fn concatenate_names_both_shapes() {
+    ops::concatenate(tensor([2, 4, 3, 5], 1), tensor([2, 3, 4, 5], 2));
+}
+
 fn group_norm_definition(inputs: Inputs, groups: usize, activation: Activation) -> Tensor<4> {
     let [batch, height, width, channels] = inputs.x.dims();
     let grouped = inputs.x.reshape([batch, height * width, groups, channels / groups]);

@@ -18,6 +18,7 @@ fn evaluate(device: &Device) -> [Vec<f32>; 3] {
     let h = ops::group_norm(h, values([16], &device), values([16], &device), 4, 1e-5, Activation::Silu);
     let h = ops::conv2d_shifted(h.clone(), values([1, 1, 16, 16], &device), values([2, 16], &device), 1, Padding::NONE) + h;
     let h = ops::upsample_nearest(h);
+    let h = ops::concatenate(h.clone(), h).narrow(3, 8, 16);
     let h = ops::conv2d_onto(h.clone(), h, values([1, 1, 16, 16], &device), Some(values([16], &device)), 1, Padding::NONE);
     let h = h.reshape([2, 36, 2, 8]).swap_dims(1, 2);
     let h = ops::attention(h.clone(), h.clone() * 0.5, h, Mask::Causal).swap_dims(1, 2).reshape([2, 36, 16]);

@@ -6,6 +6,7 @@
 //! Shapes are checked here, in the functions: a wrong shape is a wrong program and panics with the operation and both shapes.
 
 mod attention;
+mod concatenate;
 mod conv2d;
 mod cross_entropy;
 mod elementwise;
@@ -23,6 +24,7 @@ mod tests;
 mod upsample;
 
 pub use attention::{Mask, attention};
+pub use concatenate::concatenate;
 pub use conv2d::{Padding, conv2d, conv2d_onto, conv2d_shifted};
 pub use cross_entropy::cross_entropy;
 pub use elementwise::{gelu, gelu_tanh, leaky_relu, quick_gelu, relu, silu};

@@ -2,7 +2,9 @@
 
 use super::flex::tensor;
 use super::gradients::Wanted;
-use super::{Activation, Padding, attention, conv2d, cross_entropy, elementwise, group_norm, layer_norm, linear, nearest_code, optimizer_step, upsample};
+use super::{
+    Activation, Padding, attention, concatenate, conv2d, cross_entropy, elementwise, group_norm, layer_norm, linear, nearest_code, optimizer_step, upsample,
+};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;
@@ -182,4 +184,16 @@ fn composed_functions_are_their_formulas() {
     let (tanh, exact) = (values(super::gelu_tanh(x.clone())), values(super::gelu(x)));
     assert!((tanh[5] - 0.841_192).abs() < 1e-6, "the approximation at 1");
     assert!(tanh.iter().zip(&exact).all(|(tanh, exact)| (tanh - exact).abs() < 5e-4) && tanh != exact);
+}
+
+#[test]
+fn concatenate_bodies_agree() {
+    use concatenate::{ConcatenateBodies, composed_backward};
+    let (a, b, dy) = (values(&[2, 3, 4, 5], 1), values(&[2, 3, 4, 7], 2), values(&[2, 3, 4, 12], 3));
+    check_close(
+        "concatenate",
+        [Flex::concatenate_forward(a.clone(), b.clone())],
+        [<Flex as burn::backend::ops::FloatTensorOps<Flex>>::float_cat(vec![a, b], 3)],
+    );
+    check_close("concatenate's gradients", composed_backward::<Flex>(dy.clone(), [5, 7]), Flex::concatenate_backward(dy, [5, 7]));
 }

@@ -252,7 +252,7 @@ impl UpLevel {
         for (index, block) in self.blocks.iter().enumerate() {
             if index == 0 || self.per == Per::Block {
                 let skipped = skips.pop().expect("as many blocks read a kept result as left one");
-                h = Tensor::cat(vec![h, skipped], 3);
+                h = ops::concatenate(h, skipped);
             }
             h = block.forward(h, &told.time);
             h = attend(&self.attentions, index, self.blocks.len(), h, told);

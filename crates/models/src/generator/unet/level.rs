@@ -113,7 +113,7 @@ impl UpLevel {
     pub fn forward(&self, mut h: Tensor<4>, told: &Told, skips: &mut Vec<Tensor<4>>) -> Tensor<4> {
         for stage in &self.stages {
             let skipped = skips.pop().expect("as many stages go up as results were kept on the way down");
-            h = stage.forward(Tensor::cat(vec![h, skipped], 3), told);
+            h = stage.forward(ops::concatenate(h, skipped), told);
         }
         match &self.upsample {
             Some(conv) => conv.forward(ops::upsample_nearest(h)),
