@@ -1,7 +1,7 @@
 //! A block of rows by panels with AVX512_BF16: one instruction multiplies pairs and adds both products.
 
 use super::block::Block;
-use super::packing::{Lines, WIDTH};
+use super::packing::{WIDTH, round_rows};
 use crate::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::product::{STEP, Share, Sizes, in_slices, rows_ahead};
@@ -141,6 +141,28 @@ pub(super) unsafe fn round(from: &[f32], to: &mut [u16]) {
     }
 }
 
+/// Rows of a panel side by side, rounded as [`round`] does.
+/// # Safety
+/// The processor has AVX512_BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn pack_pair(even: &[f32; WIDTH], odd: &[f32; WIDTH], out: &mut [u32]) {
+    assert!(out.len() >= WIDTH);
+    // The first half of a vector beside the second.
+    let mut order = [0u16; 32];
+    for i in 0..16 {
+        (order[2 * i], order[2 * i + 1]) = (i as u16, 16 + i as u16);
+    }
+    // SAFETY: the arrays hold whole vectors, and so does the output, as asserted.
+    unsafe {
+        let order = _mm512_loadu_si512(order.as_ptr().cast());
+        for at in [0, 16] {
+            let (even, odd) = (_mm512_loadu_ps(even.as_ptr().add(at)), _mm512_loadu_ps(odd.as_ptr().add(at)));
+            let bits = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even));
+            _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), _mm512_permutexvar_epi16(order, bits));
+        }
+    }
+}
+
 /// Independent chains of `chains`, enough to hide the latency of a product.
 pub(super) const CHAIN_COUNT: usize = 12;
 
@@ -177,7 +199,7 @@ pub(super) unsafe fn few_rows(a: &[f32], b: &[bf16], bias: Option<&[f32]>, sizes
     let Sizes { rows, depth, columns } = sizes;
     // [rows][depth, rounded up to pairs]
     let stride = depth.next_multiple_of(2);
-    let mut pairs = Lines::plain(depth, stride).round(InstructionSet::Avx512Bf16, a, rows, Some);
+    let mut pairs = round_rows(InstructionSet::Avx512Bf16, a, rows, depth, stride);
     let pairs = &*pairs.as_mut_of::<u32>();
     let out = Shared::new(y);
     in_slices(

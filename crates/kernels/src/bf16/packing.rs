@@ -107,11 +107,6 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Plain rows: no border.
-    pub fn plain(depth: usize, stride: usize) -> Self {
-        Self { depth, stride, lead: 0, run: 1, line_rows: 1 }
-    }
-
     pub fn round(&self, set: InstructionSet, values: &[f32], line_count: usize, line: impl Fn(usize) -> Option<usize> + Sync) -> Scratch {
         let &Self { depth, stride, lead, run, line_rows } = self;
         let line_len = line_rows * stride;
@@ -151,6 +146,33 @@ impl Lines {
     }
 }
 
+/// values [rows, depth] -> bf16 [rows][stride], zeros beyond the depth.
+pub(super) fn round_rows(set: InstructionSet, values: &[f32], rows: usize, depth: usize, stride: usize) -> Scratch {
+    let mut scratch = Scratch::new((rows * stride).div_ceil(2));
+    let out = Shared::new(scratch.as_mut_of::<u16>());
+    let task_count = (rows * stride).div_ceil(TASK_LEN).min(rows);
+    each(task_count, |task| {
+        let rows = part(rows, task_count, task);
+        // SAFETY: tasks have rows of their own.
+        let out = unsafe { out.slice(rows.start * stride, rows.len() * stride) };
+        let values = &values[rows.start * depth..rows.end * depth];
+        set.run(Compiled(
+            #[inline(always)]
+            || {
+                if depth == stride {
+                    return round(set, values, out);
+                }
+                for (out, values) in out.chunks_exact_mut(stride).zip(values.chunks_exact(depth.max(1))) {
+                    let (used, rest) = out.split_at_mut(depth);
+                    round(set, values, used);
+                    rest.fill(0);
+                }
+            },
+        ));
+    });
+    scratch
+}
+
 /// Both have the same length.
 #[inline(always)]
 fn round(set: InstructionSet, from: &[f32], to: &mut [u16]) {
@@ -186,7 +208,7 @@ impl<E: Element> Source<'_, E> {
             #[inline(always)]
             || {
                 for (tap, out) in taps.zip(out.chunks_exact_mut((stride / 2 * WIDTH).max(1))) {
-                    if self.column_stride == 1 { self.pack_tap(tap, panel, out) } else { self.pack_transposed_tap(tap, panel, out) }
+                    if self.column_stride == 1 { self.pack_tap(set, tap, panel, out) } else { self.pack_transposed_tap(tap, panel, out) }
                 }
             },
         ));
@@ -206,7 +228,7 @@ impl<E: Element> Source<'_, E> {
             || {
                 for pair in 0..stride / 2 {
                     for (place, panel) in panels.clone().enumerate() {
-                        self.pack_pair(tap, pair, panel, &mut out[place * panel_len + pair * WIDTH..][..WIDTH]);
+                        self.pack_pair(set, tap, pair, panel, &mut out[place * panel_len + pair * WIDTH..][..WIDTH]);
                     }
                 }
             },
@@ -214,17 +236,17 @@ impl<E: Element> Source<'_, E> {
     }
 
     #[inline(always)]
-    fn pack_pair(&self, tap: usize, pair: usize, panel: usize, out: &mut [u32]) {
+    fn pack_pair(&self, set: InstructionSet, tap: usize, pair: usize, panel: usize, out: &mut [u32]) {
         let first = panel * WIDTH;
         let used = WIDTH.min(self.columns - first);
         let row = |d: usize| if d < self.depth { &self.values[tap * self.tap_stride + d * self.depth_stride + first..][..used] } else { &[] };
-        pack_pair(row(2 * pair), row(2 * pair + 1), out);
+        pack_pair(set, row(2 * pair), row(2 * pair + 1), out);
     }
 
     #[inline(always)]
-    fn pack_tap(&self, tap: usize, panel: usize, out: &mut [u32]) {
+    fn pack_tap(&self, set: InstructionSet, tap: usize, panel: usize, out: &mut [u32]) {
         for (pair, out) in out.chunks_exact_mut(WIDTH).enumerate() {
-            self.pack_pair(tap, pair, panel, out);
+            self.pack_pair(set, tap, pair, panel, out);
         }
     }
 
@@ -257,7 +279,14 @@ impl<E: Element> Source<'_, E> {
 
 /// Two rows side by side, zeros behind them; `odd` may be shorter (beyond the end).
 #[inline(always)]
-pub(super) fn pack_pair<E: Element>(even: &[E], odd: &[E], out: &mut [u32]) {
+fn pack_pair<E: Element>(set: InstructionSet, even: &[E], odd: &[E], out: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if set == InstructionSet::Avx512Bf16
+        && let (Some(even), Some(odd)) = (E::as_floats(even).and_then(<[f32]>::first_chunk), E::as_floats(odd).and_then(<[f32]>::first_chunk))
+    {
+        // SAFETY: the instruction set is one that this processor has.
+        return unsafe { super::dot::pack_pair(even, odd, out) };
+    }
     let whole = |row: &[E]| row.len() == WIDTH;
     match out.first_chunk_mut::<WIDTH>() {
         // Lengths known to the compiler become a few vectors.
@@ -282,7 +311,7 @@ pub(super) fn pack_rows<'a>(set: InstructionSet, first: usize, row: impl Fn(usiz
         #[inline(always)]
         || {
             for (pair, out) in out.chunks_exact_mut(WIDTH).enumerate() {
-                pack_pair(row(first + 2 * pair), row(first + 2 * pair + 1), out);
+                pack_pair(set, row(first + 2 * pair), row(first + 2 * pair + 1), out);
             }
         },
     ));
@@ -294,12 +323,13 @@ pub(super) fn transpose(set: InstructionSet, values: &[f32], depth: usize, colum
     let out = Shared::new(scratch.as_mut_of::<u32>());
     let block_count = stride.div_ceil(BLOCK);
     let task_count = (columns * stride).div_ceil(TASK_LEN).min(block_count);
-    each(task_count, |task| set.run(Transpose { values, depth, columns, stride, blocks: part(block_count, task_count, task), out: &out }));
+    each(task_count, |task| set.run(Transpose { set, values, depth, columns, stride, blocks: part(block_count, task_count, task), out: &out }));
     scratch
 }
 
 /// Some blocks of [`transpose`], as pairs of depths.
 struct Transpose<'a> {
+    set: InstructionSet,
     values: &'a [f32],
     depth: usize,
     columns: usize,
@@ -314,7 +344,7 @@ impl Kernel for Transpose<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { values, depth, columns, stride, blocks, out } = self;
+        let Self { set, values, depth, columns, stride, blocks, out } = self;
         let mut pairs = [[0u32; WIDTH]; BLOCK / 2];
         for block in blocks {
             let used_pairs = (stride - block * BLOCK).min(BLOCK) / 2;
@@ -323,7 +353,7 @@ impl Kernel for Transpose<'_> {
                 for (i, pair) in pairs.iter_mut().enumerate() {
                     let d = block * BLOCK + 2 * i;
                     let row = |d: usize| if d < depth { &values[d * columns + first..][..used] } else { &[] };
-                    pack_pair(row(d), row(d + 1), pair);
+                    pack_pair(set, row(d), row(d + 1), pair);
                 }
                 // SAFETY: this block's depths of these columns are one task's, and as many pairs of them are left.
                 unsafe {

@@ -1,6 +1,6 @@
 //! Matrix products of numbers rounded to bf16.
 
-use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, transpose};
+use super::packing::{Element, Source, WIDTH, depth_step, in_f32, round_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
 use super::sums::{Columns, Place, row_sums, sum};
 use crate::instruction_set::InstructionSet;
@@ -33,7 +33,7 @@ pub(super) fn multiply_on<E: Element>(set: InstructionSet, a: &[f32], b: &[E], b
     let stride = depth.next_multiple_of(depth_step(set));
     let (depth_stride, column_stride) = if b_transposed { (1, depth) } else { (columns, 1) };
     let source = Source { values: b, tap_stride: 0, depth, depth_stride, columns, column_stride };
-    let mut packed = Lines::plain(depth, stride).round(set, a, rows, Some);
+    let mut packed = round_rows(set, a, rows, depth, stride);
     let rows = Rows { a: packed.as_mut_of(), depth: stride, taps: &[Tap { a: 0, b: 0 }], count: rows };
     by_panels(set, &rows, &source, bias, &Shared::new(y), |row| (row * stride, row * columns));
 }

@@ -246,13 +246,12 @@ unsafe fn take_to_cells(values: &[f32], channel: usize, to: &Cells) {
     }
 }
 
-/// sums [WIDTH, WIDTH] = the sum over all slices of rows^T columns.
+/// sums [WIDTH, WIDTH] = the sum over all slices, of which there is one at least, of rows^T columns.
 /// # Safety
 /// Both are as many whole cells, `sums` has that length, the processor has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn products(rows: &[f32], columns: &[f32], sums: &mut [f32]) {
-    sums.fill(0.0);
-    for (rows, columns) in rows.chunks_exact(CELL).zip(columns.chunks_exact(CELL)) {
+    for (slice, (rows, columns)) in rows.chunks_exact(CELL).zip(columns.chunks_exact(CELL)).enumerate() {
         for row in (0..WIDTH).step_by(ROWS) {
             // SAFETY: a cell holds pairs and scales of WIDTH channels; the caller's promise.
             unsafe {
@@ -273,7 +272,8 @@ unsafe fn products(rows: &[f32], columns: &[f32], sums: &mut [f32]) {
                     let row_scale = _mm512_set1_ps(*row_scales.add(i));
                     for half in 0..2 {
                         let sum = sums.as_mut_ptr().add((row + i) * WIDTH + half * LANES);
-                        _mm512_storeu_ps(sum, add_in_floats(total[half], row_scale, column_scales[half], _mm512_loadu_ps(sum)));
+                        let before = if slice == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(sum) };
+                        _mm512_storeu_ps(sum, add_in_floats(total[half], row_scale, column_scales[half], before));
                     }
                 }
             }
