@@ -10,12 +10,14 @@ use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::{PAST_CACHES_FROM, Scratch, Shared};
 use crate::product::{Source, pack_slice};
 use crate::small_weights::Weight;
-use crate::threads::{count, each};
+use crate::threads::{count, each, part};
 use crate::vector::{Vector, load, prefetch, settle, store};
 use std::ops::Range;
 
 /// Tiles are taken in twice to four times as many: a multiple of every product kernel's rows.
 const TILE_STEP: usize = 12;
+/// Blocks are made of so many tiles at a time.
+const TILE_PART: usize = 4;
 /// Depths of a panel of weights that are asked for before they are read.
 const DEPTHS_AHEAD: usize = 8;
 /// Floats of a task's transformed input, about what the second-level cache holds; with many channels it is more, for fewer tiles would read weights too often.
@@ -147,12 +149,14 @@ fn by_tiles<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, picture
     let slice = arithmetic.slice_of_all(depth);
     let panels = transformed_weights(set, arithmetic, weights, picture.reversed);
     let panels = panels.as_slice();
-    // How tiles are shared out changes no element: as many blocks for each thread.
+    // How tiles are shared out changes no element: as many blocks for each thread, all of nearly the same size.
     let fitting = (BLOCK_SIZE * TILE_STEP / arithmetic.input_len(TILE_STEP, depth)).clamp(2 * TILE_STEP, 4 * TILE_STEP);
-    let block_len = total.div_ceil(total.div_ceil(fitting).next_multiple_of(count())).next_multiple_of(4);
+    let part_count = total.div_ceil(TILE_PART);
+    let block_count = total.div_ceil(fitting).next_multiple_of(count()).min(part_count);
     let out = Shared::new(y);
-    each(total.div_ceil(block_len), |index| {
-        let block = Block { picture, grid, tiles: index * block_len..((index + 1) * block_len).min(total) };
+    each(block_count, |index| {
+        let parts = part(part_count, block_count, index);
+        let block = Block { picture, grid, tiles: parts.start * TILE_PART..(parts.end * TILE_PART).min(total) };
         let tile_count = block.tiles.len();
         let input_len = arithmetic.input_len(tile_count, slice);
         let mut input = Scratch::new(depth.div_ceil(slice) * input_len);
