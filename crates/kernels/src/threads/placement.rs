@@ -11,20 +11,18 @@ pub(super) use linux::Placement;
 #[cfg(target_os = "linux")]
 mod linux {
     use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
-    use std::sync::{Mutex, MutexGuard};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    const NOWHERE: usize = usize::MAX;
 
     pub struct Placement {
         /// One for each thread of the pool; empty: the system places them.
         processors: Vec<usize>,
-        pool: Mutex<Pool>,
-    }
-
-    #[derive(Default)]
-    struct Pool {
-        /// Those that have begun, with their numbers in the pool.
-        threads: Vec<(usize, Pid)>,
-        /// The processor around which all of `threads` are placed.
-        around: Option<usize>,
+        /// The pool's threads that have begun, with their numbers there.
+        threads: Mutex<Vec<(usize, Pid)>>,
+        /// The processor around which all of these are placed.
+        around: AtomicUsize,
     }
 
     impl Placement {
@@ -32,36 +30,34 @@ mod linux {
             let allowed = sched_getaffinity(None).unwrap_or_default();
             let processors: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&processor| allowed.is_set(processor)).collect();
             let one_each = processors.len() == thread_count && thread_count > 1;
-            Self { processors: if one_each { processors } else { Vec::new() }, pool: Mutex::default() }
+            Self { processors: if one_each { processors } else { Vec::new() }, threads: Mutex::default(), around: AtomicUsize::new(NOWHERE) }
         }
 
         /// The calling thread is number `index` of the pool.
         pub fn join(&self, index: usize) {
-            let mut pool = self.pool();
-            pool.threads.push((index, gettid()));
-            pool.around = None;
+            let mut threads = self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            threads.push((index, gettid()));
+            self.around.store(NOWHERE, Relaxed);
         }
 
-        /// On the body's thread, which is number `body` of the pool: gives each of the others a processor of its own. Where the system refuses, they stay.
+        /// On the body's thread, which is number `body` of the pool: gives each of the others a processor of its own, if the body's is another than before.
+        /// Where the system refuses, they stay.
         pub fn spread(&self, body: usize) {
             if self.processors.is_empty() {
                 return;
             }
             let here = sched_getcpu();
-            let mut pool = self.pool();
-            if pool.around.replace(here) == Some(here) {
+            if self.around.load(Relaxed) == here {
                 return;
             }
-            let helpers = pool.threads.iter().filter(|(index, _)| *index != body);
+            let threads = self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let helpers = threads.iter().filter(|(index, _)| *index != body);
             for ((_, thread), &processor) in helpers.zip(self.processors.iter().filter(|&&processor| processor != here)) {
                 let mut only = CpuSet::new();
                 only.set(processor);
                 let _ = sched_setaffinity(Some(*thread), &only);
             }
-        }
-
-        fn pool(&self) -> MutexGuard<'_, Pool> {
-            self.pool.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+            self.around.store(here, Relaxed);
         }
     }
 }

@@ -54,9 +54,10 @@ struct Job {
 
 impl Job {
     /// Takes one index after the other until none is left.
-    fn work(&self) {
+    fn work(&self, before_each: impl Fn()) {
         let _at_work = AtWork(AT_WORK.replace(true));
         while self.next.load(Relaxed) < self.count {
+            before_each();
             let index = self.next.fetch_add(1, Relaxed);
             if index >= self.count {
                 return;
@@ -112,7 +113,13 @@ impl Team {
         self.job.store(ptr::from_ref(&job).cast_mut(), SeqCst);
         {
             let _retract = Retract(self); // also where a task panics here
-            job.work();
+            // The system may move the body to a helper's processor at any time, and would leave both there.
+            let on_body_thread = self.on_body_thread();
+            job.work(|| {
+                if on_body_thread {
+                    self.placement.spread(self.body_thread.load(Relaxed))
+                }
+            });
         }
         if let Some(panic) = job.panic.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
             resume_unwind(panic);
@@ -156,7 +163,7 @@ impl Team {
         if !job.is_null() {
             // SAFETY: `Retract` lets the job go only when nobody is inside.
             let job = unsafe { &*job };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job.work())) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job.work(|| ()))) {
                 job.next.store(job.count, Relaxed);
                 *job.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(panic);
             }
