@@ -3,13 +3,13 @@
 //!
 //! Tiles are taken in large blocks, and a task brings back the weights between one panel of input channels and one of output channels.
 
-use super::{LANES, WIDTH, add_in_floats, at_least_smallest, largest_integer, magnitude, side_by_side};
+use super::{LANES, ROW_PAIRS, WIDTH, add_in_floats, at_least_smallest, largest_integer, magnitude, side_by_side};
 use crate::convolution::Convolution;
 use crate::memory::{Scratch, Shared};
 use crate::threads::each;
 use crate::vector::{Avx512, load, prefetch, store};
 use crate::winograd::weight_gradient::{result_points, weights};
-use crate::winograd::{Grid, Input, POINTS, Position, SPAN, TILE, pixel_values, points_of_column};
+use crate::winograd::{Grid, Input, POINTS, Position, SPAN, TILE, pixel_column, pixel_points, points_of_column};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -95,19 +95,33 @@ impl Cells {
 
 /// Where the channels of each pixel of a tile begin, column by column: of the input or of the result.
 trait Tile: Sized {
-    /// The 36 values, row by row, of a vector of channels of which `count` are left.
+    /// A pair of rows of the 36 values of a vector of channels of which `count` are left.
     /// # Safety
     /// `count` floats can be read at each pixel from that channel on; the processor has the instructions.
-    unsafe fn values(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; SPAN];
+    unsafe fn values<const PAIR: usize>(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; 2];
     /// Asks for a vector of each pixel.
     fn ask_for(&self, channel: usize);
 }
 
 impl Tile for [[*const f32; SPAN]; SPAN] {
     #[inline(always)]
-    unsafe fn values(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; SPAN] {
-        // SAFETY: the caller's promise.
-        unsafe { pixel_values::<Avx512, false>(self, channel, count) }
+    unsafe fn values<const PAIR: usize>(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; 2] {
+        // SAFETY: the caller's promise. What other rows would need is never computed.
+        let columns = unsafe {
+            [
+                pixel_column::<Avx512, false>(&self[0], channel, count),
+                pixel_column::<Avx512, false>(&self[1], channel, count),
+                pixel_column::<Avx512, false>(&self[2], channel, count),
+                pixel_column::<Avx512, false>(&self[3], channel, count),
+                pixel_column::<Avx512, false>(&self[4], channel, count),
+                pixel_column::<Avx512, false>(&self[5], channel, count),
+            ]
+        };
+        let [i, k] = ROW_PAIRS[PAIR];
+        [
+            pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]),
+            pixel_points([columns[0][k], columns[1][k], columns[2][k], columns[3][k], columns[4][k], columns[5][k]]),
+        ]
     }
 
     #[inline(always)]
@@ -118,28 +132,42 @@ impl Tile for [[*const f32; SPAN]; SPAN] {
 
 impl Tile for [[*const f32; TILE]; TILE] {
     #[inline(always)]
-    unsafe fn values(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; SPAN] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut columns = [[Avx512(_mm512_setzero_ps()); SPAN]; TILE];
-            for (column, pixels) in columns.iter_mut().zip(self) {
-                let mut d = [Avx512(_mm512_setzero_ps()); TILE];
-                for (d, &pixel) in d.iter_mut().zip(pixels) {
-                    *d = load(pixel.add(channel), count);
-                }
-                *column = result_points(d);
-            }
-            let mut rows = [[Avx512(_mm512_setzero_ps()); SPAN]; SPAN];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = result_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]);
-            }
-            rows
-        }
+    unsafe fn values<const PAIR: usize>(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; 2] {
+        // SAFETY: the caller's promise. What other rows would need is never computed.
+        let columns = unsafe {
+            [
+                result_column(&self[0], channel, count),
+                result_column(&self[1], channel, count),
+                result_column(&self[2], channel, count),
+                result_column(&self[3], channel, count),
+            ]
+        };
+        let [i, k] = ROW_PAIRS[PAIR];
+        [
+            result_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i]]),
+            result_points([columns[0][k], columns[1][k], columns[2][k], columns[3][k]]),
+        ]
     }
 
     #[inline(always)]
     fn ask_for(&self, channel: usize) {
         ask_for(self, channel);
+    }
+}
+
+/// The six values of a column of the result's pixels.
+/// # Safety
+/// As [`Tile::values`].
+#[inline(always)]
+unsafe fn result_column(pixels: &[*const f32; TILE], channel: usize, count: usize) -> [Avx512; SPAN] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        result_points([
+            load(pixels[0].add(channel), count),
+            load(pixels[1].add(channel), count),
+            load(pixels[2].add(channel), count),
+            load(pixels[3].add(channel), count),
+        ])
     }
 }
 
@@ -179,23 +207,39 @@ unsafe fn transform_result(dy: &[f32], shape: &Convolution, grid: Grid, tiles: R
 /// Pixels have `channels` floats and the cells of the panels can be written; the processor has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn transform<T: Tile>(slice: &[T; TILES], channels: usize, panels: Range<usize>, to: &Cells) {
-    let mut values = Scratch::new(POINTS * POINT_LEN);
+    let mut values = Scratch::new(2 * SPAN * POINT_LEN);
     let values = values.as_mut_slice();
     for channel in (panels.start * WIDTH..panels.end * WIDTH).step_by(LANES) {
-        for (place, tile) in slice.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            transform_rows::<T, 0>(slice, channel, channels, values, to);
+            transform_rows::<T, 1>(slice, channel, channels, values, to);
+            transform_rows::<T, 2>(slice, channel, channels, values, to);
+        }
+    }
+}
+
+/// A vector of channels and a pair of rows of [`transform`], whose values lie beside the processor until they are integers.
+/// # Safety
+/// As `transform`; `values` has twelve points.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn transform_rows<T: Tile, const PAIR: usize>(slice: &[T; TILES], channel: usize, channels: usize, values: &mut [f32], to: &Cells) {
+    for (place, tile) in slice.iter().enumerate() {
+        if PAIR == 0 {
             slice[(place + TILES_AHEAD) % TILES].ask_for(channel);
-            // SAFETY: the channels that are left are read, none behind the last; the rest is the caller's promise.
-            unsafe {
-                if channel + LANES <= channels {
-                    keep(tile.values(channel, LANES), values, place);
-                } else {
-                    keep(tile.values(channel.min(channels), channels.saturating_sub(channel)), values, place);
-                }
+        }
+        // SAFETY: the channels that are left are read, none behind the last; the rest is the caller's promise.
+        unsafe {
+            if channel + LANES <= channels {
+                keep(tile.values::<PAIR>(channel, LANES), values, place);
+            } else {
+                keep(tile.values::<PAIR>(channel.min(channels), channels.saturating_sub(channel)), values, place);
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { take_to_cells(values, channel, to) };
     }
+    // SAFETY: the caller's promise.
+    unsafe { take_to_cells::<PAIR>(values, channel, to) };
 }
 
 #[inline(always)]
@@ -205,12 +249,12 @@ fn ask_for<const N: usize>(pixels: &[[*const f32; N]; N], channel: usize) {
     }
 }
 
-/// Puts the 36 values of a tile to its place in `values` [POINTS][TILES][LANES], points POINT_LEN apart.
+/// Puts two rows of the values of a tile to its place in `values` [2 * SPAN][TILES][LANES], points POINT_LEN apart.
 /// # Safety
 /// The place is one of a slice's tiles, and `values` has that length; the processor has the instructions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn keep(rows: [[Avx512; SPAN]; SPAN], values: &mut [f32], place: usize) {
+unsafe fn keep(rows: [[Avx512; SPAN]; 2], values: &mut [f32], place: usize) {
     for (i, row) in rows.into_iter().enumerate() {
         for (j, value) in row.into_iter().enumerate() {
             // SAFETY: the caller's promise.
@@ -224,12 +268,13 @@ unsafe fn keep(rows: [[Avx512; SPAN]; SPAN], values: &mut [f32], place: usize) {
 /// `values` has that length and the cells can be written; the processor has the instructions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn take_to_cells(values: &[f32], channel: usize, to: &Cells) {
+unsafe fn take_to_cells<const PAIR: usize>(values: &[f32], channel: usize, to: &Cells) {
     let limit = _mm512_set1_ps(largest_integer(PAIRS));
-    for point in 0..POINTS {
+    for kept in 0..2 * SPAN {
+        let point = ROW_PAIRS[PAIR][kept / SPAN] * SPAN + kept % SPAN;
         // SAFETY: the caller's promise.
         unsafe {
-            let from = values.as_ptr().add(point * POINT_LEN);
+            let from = values.as_ptr().add(kept * POINT_LEN);
             let cell = to.at(point, channel / WIDTH).add(channel % WIDTH);
             let mut largest = _mm512_setzero_si512();
             for tile in 0..TILES {
