@@ -101,46 +101,48 @@ impl Convolution {
 /// What is added to a convolution.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Added<'a> {
-    /// [output_channels], or [batch, output_channels]: each picture has its own.
+    /// [output_channels]
     pub bias: Option<&'a [f32]>,
+    /// [batch, output_channels], instead of the bias: each picture's own. A field of its own, so that a picture alone is rounded as among others.
+    pub shifts: Option<&'a [f32]>,
     /// As long as y: the input of a residual block.
     pub residual: Option<&'a [f32]>,
 }
 
 impl<'a> Added<'a> {
-    pub const NOTHING: Self = Self { bias: None, residual: None };
+    pub const NOTHING: Self = Self { bias: None, shifts: None, residual: None };
 
     pub fn bias(bias: &'a [f32]) -> Self {
-        Self { bias: Some(bias), residual: None }
+        Self { bias: Some(bias), ..Self::NOTHING }
     }
 
     pub(crate) fn check(&self, name: &str, shape: &Convolution, y: usize) {
         let (batch, channels) = (shape.batch, shape.output_channels);
         if let Some(found) = self.bias.map(<[f32]>::len) {
-            assert!(found == channels || found == batch * channels, "{name} {shape:?}: expected {channels} or {batch} times {channels} biases, found {found}");
+            assert!(found == channels, "{name} {shape:?}: expected {channels} biases, found {found}");
+        }
+        if let Some(found) = self.shifts.map(<[f32]>::len) {
+            assert!(found == batch * channels && self.bias.is_none(), "{name} {shape:?}: expected {batch} times {channels} shifts and no bias, found {found}");
         }
         if let Some(found) = self.residual.map(<[f32]>::len) {
             assert!(found == y, "{name} {shape:?}: expected a residual of {y}, found {found}");
         }
     }
 
-    /// The bias where it is the same for all pictures, and the rest.
-    pub(crate) fn split(self, shape: &Convolution) -> (Option<&'a [f32]>, Self) {
-        match self.bias {
-            Some(bias) if bias.len() == shape.output_channels => (Some(bias), Self { bias: None, ..self }),
-            _ => (None, self),
-        }
+    /// The bias, and the rest.
+    pub(crate) fn split(self) -> (Option<&'a [f32]>, Self) {
+        (self.bias, Self { bias: None, ..self })
     }
 
-    /// Of some picture.
+    /// What the channels of some picture have added.
     #[inline(always)]
     pub(crate) fn bias_of(&self, picture: usize, channels: usize) -> Option<&'a [f32]> {
-        self.bias.map(|bias| if bias.len() == channels { bias } else { &bias[picture * channels..][..channels] })
+        self.shifts.map(|shifts| &shifts[picture * channels..][..channels]).or(self.bias)
     }
 
-    /// y += this.
+    /// y += the shifts and the residual.
     pub(crate) fn add_to(&self, set: InstructionSet, shape: &Convolution, y: &mut [f32]) {
-        if self.bias.is_none() && self.residual.is_none() {
+        if self.shifts.is_none() && self.residual.is_none() {
             return;
         }
         let channels = shape.output_channels;
@@ -178,7 +180,7 @@ impl Kernel for AddRows<'_> {
         if let Some(residual) = added.residual {
             y.iter_mut().zip(&residual[rows.start * channels..]).for_each(|(y, value)| *y += value);
         }
-        if added.bias.is_some() {
+        if added.shifts.is_some() {
             for (row, y) in rows.zip(y.chunks_exact_mut(channels.max(1))) {
                 let bias = added.bias_of(row / pixels, channels).unwrap_or_default();
                 y.iter_mut().zip(bias).for_each(|(y, value)| *y += value);
@@ -200,7 +202,7 @@ pub(crate) fn forward_on<W: Weight>(set: InstructionSet, x: &[f32], weight: &[W]
     if winograd::applies(&shape, false) {
         return winograd::convolve(set, &Picture { x, rounded: false, shape, reversed: false }, &shape.weights(weight), added, y);
     }
-    let (bias, rest) = added.split(&shape);
+    let (bias, rest) = added.split();
     let zeros = vec![0.0; input_channels];
     let fill = |block: Range<usize>, pointers: &mut [*const f32], offsets: &mut [usize]| {
         for (offset, row) in offsets.iter_mut().zip(block.clone()) {

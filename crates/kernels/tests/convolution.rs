@@ -123,12 +123,13 @@ fn threads_and_batch_change_no_bit_without_winograd_either() {
     let (channels_x, channels_y) = (300, 140);
     let shape =
         Convolution { batch: 9, height: 7, width: 8, input_channels: channels_x, output_channels: channels_y, kernel_size: 3, stride: 1, before: 1, after: 1 };
-    let (x, weight) = (values(10 * 56 * channels_x, 1), values(9 * channels_x * channels_y, 2));
+    let (x, weight, shifts) = (values(10 * 56 * channels_x, 1), values(9 * channels_x * channels_y, 2), values(10 * channels_y, 3));
     on_each_set(|set| {
         let run = |thread_count: usize, pictures: std::ops::Range<usize>| {
             let mut y = poisoned(pictures.len() * 56 * channels_y);
             let x = &x[pictures.start * 56 * channels_x..pictures.end * 56 * channels_x];
-            threads::install(thread_count, || forward(x, &weight, Added::NOTHING, Convolution { batch: pictures.len(), ..shape }, &mut y));
+            let added = Added { shifts: Some(&shifts[pictures.start * channels_y..pictures.end * channels_y]), ..Added::NOTHING };
+            threads::install(thread_count, || forward(x, &weight, added, Convolution { batch: pictures.len(), ..shape }, &mut y));
             y
         };
         let one = run(1, 0..9);
@@ -143,7 +144,7 @@ fn threads_and_batch_change_no_bit_without_winograd_either() {
 fn threads_and_batch_change_no_bit() {
     let shape = Convolution { batch: 5, height: 20, width: 20, input_channels: 40, output_channels: 48, kernel_size: 3, stride: 1, before: 1, after: 1 };
     let (x, weight, dy, bias) = (values(5 * 400 * 40, 1), values(9 * 40 * 48, 2), values(5 * 400 * 48, 3), values(5 * 48, 4));
-    let added = Added { bias: Some(&bias), residual: Some(&dy) };
+    let added = Added { shifts: Some(&bias), residual: Some(&dy), ..Added::NOTHING };
     on_each_set(|set| {
         let run = |thread_count: usize| {
             threads::install(thread_count, || {
@@ -162,7 +163,7 @@ fn threads_and_batch_change_no_bit() {
         forward(
             &x[place * 400 * 40..][..400 * 40],
             &weight,
-            Added { bias: Some(&bias[place * 48..][..48]), residual: Some(&dy[place * 400 * 48..][..400 * 48]) },
+            Added { shifts: Some(&bias[place * 48..][..48]), residual: Some(&dy[place * 400 * 48..][..400 * 48]), ..Added::NOTHING },
             alone,
             &mut y,
         );
@@ -180,7 +181,7 @@ fn misuse_names_both() {
 }
 
 #[test]
-#[should_panic(expected = "expected 1 or 3 times 1 biases, found 2")]
+#[should_panic(expected = "expected 1 biases, found 2")]
 fn misuse_names_the_biases() {
     let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
     forward(&[0.0; 27], &[0.0; 9], Added::bias(&[0.0; 2]), shape, &mut [0.0; 3]);
@@ -190,5 +191,5 @@ fn misuse_names_the_biases() {
 #[should_panic(expected = "expected a residual of 3, found 4")]
 fn misuse_names_the_residual() {
     let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
-    forward(&[0.0; 27], &[0.0; 9], Added { bias: None, residual: Some(&[0.0; 4]) }, shape, &mut [0.0; 3]);
+    forward(&[0.0; 27], &[0.0; 9], Added { residual: Some(&[0.0; 4]), ..Added::NOTHING }, shape, &mut [0.0; 3]);
 }

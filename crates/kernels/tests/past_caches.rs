@@ -30,7 +30,7 @@ fn long_outputs_have_the_same_bits() {
     let (x, weight, bias) = (values(PIXELS * 8, 1), values(9 * 8 * 64, 2), values(64, 3));
     let norm = GroupNorm { batch: 1, pixels: PIXELS, channels: 64, group_count: 32, epsilon: 1e-5, silu: true };
     let wide = values(PIXELS * 64, 4);
-    let added = Added { bias: Some(&bias), residual: Some(&wide) };
+    let added = Added { residual: Some(&wide), ..Added::bias(&bias) };
     let sizes = Sizes { rows: 2100, depth: 10, columns: 2048 };
     let (a, b) = (values(2100 * 10, 5), values(10 * 2048, 6));
     on_each_set(|set| {

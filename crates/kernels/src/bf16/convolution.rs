@@ -92,7 +92,7 @@ pub(super) fn forward_on<E: Element>(set: InstructionSet, x: &[f32], weight: &[E
     };
     let mut scratch = std::mem::replace(&mut picture.scratch, Scratch::new(0));
     let rows = Rows { a: scratch.as_mut_of(), depth: picture.stride, taps: &taps, count: batch * output_height * output_width };
-    let (bias, rest) = added.split(&shape);
+    let (bias, rest) = added.split();
     by_panels(set, &rows, &source, bias, &Shared::new(y), |row| {
         let (line, column) = (row / output_width, row % output_width);
         (picture.at(line / output_height, line % output_height * stride, column * stride), row * output_channels)

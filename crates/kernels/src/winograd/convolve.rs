@@ -130,7 +130,7 @@ fn convolve_in<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, pict
     }
     // A long residual is read from memory, for which the pieces that tiles want of it are too short.
     let (within, after) = match added.residual {
-        Some(_) if y.len() >= PAST_CACHES_FROM => (Added { residual: None, ..added }, Added { bias: None, ..added }),
+        Some(_) if y.len() >= PAST_CACHES_FROM => (Added { residual: None, ..added }, Added { residual: added.residual, ..Added::NOTHING }),
         _ => (added, Added::NOTHING),
     };
     if many_weights(set, weights) {
@@ -314,7 +314,7 @@ mod tests {
         let shape = Convolution { batch: 3, height: 27, width: 25, input_channels, output_channels, kernel_size: 3, stride: 1, before: 1, after: 1 };
         let (x, weight) = (values(3 * 27 * 25 * input_channels, 7919), values(9 * input_channels * output_channels, 104_729));
         let (bias, residual) = (values(3 * output_channels, 31), values(3 * 27 * 25 * output_channels, 613));
-        let added = Added { bias: Some(&bias), residual: Some(&residual) };
+        let added = Added { shifts: Some(&bias), residual: Some(&residual), ..Added::NOTHING };
         let turned = Convolution { input_channels: output_channels, output_channels: input_channels, ..shape };
         for &set in InstructionSet::available() {
             for (rounded, reversed, source, added) in

@@ -89,7 +89,7 @@ impl OfPicture {
     }
 
     pub fn added(&self) -> Added<'_> {
-        Added { bias: Some(&self.bias), residual: Some(&self.residual) }
+        Added { shifts: Some(&self.bias), residual: Some(&self.residual), ..Added::NOTHING }
     }
 }
 

@@ -204,7 +204,9 @@ impl Conv2dBodies for Flex {
     fn conv2d_forward(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, residual: Option<FlexTensor>, stride: usize, padding: Padding) -> FlexTensor {
         let shape = shape(&x, &weight, stride, padding);
         let (x, weight, bias, residual) = (contiguous(x), contiguous(weight), contiguous(bias), residual.map(contiguous));
-        let added = Added { bias: Some(values(&bias)), residual: residual.as_ref().map(values) };
+        let shifted = bias.shape().num_dims() == 2;
+        let (bias, residual) = (values(&bias), residual.as_ref().map(values));
+        let added = if shifted { Added { bias: None, shifts: Some(bias), residual } } else { Added { bias: Some(bias), shifts: None, residual } };
         filled([shape.batch, shape.output_height(), shape.output_width(), shape.output_channels], |y| {
             convolution::forward(values(&x), &weight, added, shape, y);
         })
