@@ -18,7 +18,7 @@ mod linux {
 
     pub struct Placement {
         /// One for each thread of the pool; empty: the system places them.
-        processors: Vec<usize>,
+        pub(super) processors: Vec<usize>,
         /// The pool's threads that have begun, with their numbers there.
         threads: Mutex<Vec<(usize, Pid)>>,
         /// The processor around which all of these are placed.
@@ -80,7 +80,8 @@ impl Placement {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::super::{count, each, install, limit};
-    use rustix::thread::{CpuSet, sched_getaffinity};
+    use super::Placement;
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     use std::time::Duration;
 
     fn allowed() -> Vec<usize> {
@@ -106,7 +107,7 @@ mod tests {
     fn each_helper_has_a_processor_of_its_own_and_the_body_may_go_anywhere() {
         let all = allowed();
         if limit() != all.len() {
-            return; // a quota allows less time than processors: they are left to the system
+            return println!("SKIPPED: a quota allows less time than there are processors; helpers are left to the system");
         }
         let masks = masks(0);
         assert_eq!(masks.len(), all.len());
@@ -118,11 +119,36 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_with_fewer_threads_than_processors_is_left_to_the_system() {
+    fn a_pool_with_more_or_fewer_threads_than_processors_is_left_to_the_system() {
         let all = allowed();
-        if all.len() > 1 {
-            assert!(masks(all.len() - 1).iter().all(|mask| *mask == all));
+        for thread_count in 1..=all.len() + 1 {
+            let expected: &[usize] = if thread_count == all.len() && thread_count > 1 { &all } else { &[] };
+            assert_eq!(Placement::new(thread_count).processors, expected, "{thread_count} threads");
         }
+    }
+
+    /// The body goes from one processor to the next, while helpers are awake and after they have slept.
+    #[test]
+    fn helpers_make_room_for_a_body_that_moves() {
+        let all = allowed();
+        if limit() != all.len() || all.len() == 1 {
+            return println!("SKIPPED: helpers are left to the system here");
+        }
+        install(0, || {
+            let body = rayon::current_thread_index();
+            for pause in [0, 2000] {
+                for &processor in &all {
+                    let mut only = CpuSet::new();
+                    only.set(processor);
+                    sched_setaffinity(None, &only).unwrap();
+                    std::thread::sleep(Duration::from_micros(pause));
+                    (0..2).for_each(|_| each(64, |_| std::thread::sleep(Duration::from_micros(10))));
+                    for (index, mask) in rayon::broadcast(|context| (context.index(), allowed())) {
+                        assert!(Some(index) == body || !mask.contains(&processor), "thread {index} may still run on processor {processor}: {mask:?}");
+                    }
+                }
+            }
+        });
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl<'a> Taps<'a> {
         self.values[self.start..].as_ptr()
     }
 
-    /// Asks for what `some` depths later is read, for rows of weights lie too far apart to be foreseen by the hardware.
+    /// Asks for what is read some depths after `d`, for rows of weights lie too far apart to be foreseen by the hardware; `first` is [`Taps::as_ptr`].
     #[inline(always)]
     pub fn ask_for(&self, first: *const f32, d: usize, width: usize) {
         for tap in 0..9 {

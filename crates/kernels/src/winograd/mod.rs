@@ -264,7 +264,21 @@ unsafe fn store_points<V: Vector>(values: [[V; SPAN]; SPAN], out: *mut f32, poin
 #[inline(always)]
 unsafe fn pixel_values<V: Vector, const ROUNDED: bool>(pixels: &Pixels, channel: usize, count: usize) -> [[V; SPAN]; SPAN] {
     // SAFETY: the caller's promise.
-    let columns = unsafe {
+    let columns = unsafe { pixel_columns::<V, ROUNDED>(pixels, channel, count) };
+    let mut values = [[V::zero(); SPAN]; SPAN];
+    for i in 0..SPAN {
+        values[i] = pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
+    }
+    values
+}
+
+/// The six values of each column of pixels.
+/// # Safety
+/// As `pixel_values`.
+#[inline(always)]
+unsafe fn pixel_columns<V: Vector, const ROUNDED: bool>(pixels: &Pixels, channel: usize, count: usize) -> [[V; SPAN]; SPAN] {
+    // SAFETY: the caller's promise.
+    unsafe {
         [
             pixel_column::<V, ROUNDED>(&pixels[0], channel, count),
             pixel_column::<V, ROUNDED>(&pixels[1], channel, count),
@@ -273,12 +287,7 @@ unsafe fn pixel_values<V: Vector, const ROUNDED: bool>(pixels: &Pixels, channel:
             pixel_column::<V, ROUNDED>(&pixels[4], channel, count),
             pixel_column::<V, ROUNDED>(&pixels[5], channel, count),
         ]
-    };
-    let mut values = [[V::zero(); SPAN]; SPAN];
-    for i in 0..SPAN {
-        values[i] = pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]);
     }
-    values
 }
 
 /// The six values of a column of pixels.

@@ -194,7 +194,7 @@ unsafe fn weights<const DEPTH: usize>(taps: &Taps, out: &mut [f32]) {
     for half in [0, LANES] {
         // SAFETY: vectors of all taps lie at every depth, and of all points at every pair, the caller's promise.
         unsafe {
-            let panel = Panel::<DEPTH> { first: taps.as_ptr().add(half), taps, depth };
+            let panel = Panel::<DEPTH> { first: taps.as_ptr().add(half), taps };
             let mut largest = [_mm512_setzero_si512(); POINTS];
             for first in (0..depth).step_by(DEPTH_STEP) {
                 let depths = first..(first + DEPTH_STEP).min(depth);
@@ -227,13 +227,12 @@ unsafe fn weights<const DEPTH: usize>(taps: &Taps, out: &mut [f32]) {
 struct Panel<'a, const DEPTH: usize> {
     first: *const f32,
     taps: &'a Taps<'a>,
-    depth: usize,
 }
 
 impl<const DEPTH: usize> Panel<'_, DEPTH> {
     #[inline(always)]
     fn depth(&self) -> usize {
-        if DEPTH > 0 { DEPTH } else { self.depth }
+        if DEPTH > 0 { DEPTH } else { self.taps.depth }
     }
 
     /// Raises `largest` to the magnitudes of some depths in a pair of rows.
@@ -260,7 +259,7 @@ impl<const DEPTH: usize> Panel<'_, DEPTH> {
         }
     }
 
-    /// Writes a pair of rows as pairs of integers, points `point_len` and pairs WIDTH apart.
+    /// Writes a pair of rows as pairs of integers, as far apart as [`FixedPoint`] has them.
     /// # Safety
     /// The taps can be read and the pairs written; the processor has the instructions.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]

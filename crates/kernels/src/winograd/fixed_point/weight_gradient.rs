@@ -9,7 +9,7 @@ use crate::memory::{Scratch, Shared};
 use crate::threads::each;
 use crate::vector::{Avx512, load, prefetch, store};
 use crate::winograd::weight_gradient::{result_points, weights};
-use crate::winograd::{Grid, Input, POINTS, Position, SPAN, TILE, pixel_column, pixel_points, points_of_column};
+use crate::winograd::{Grid, Input, POINTS, Position, SPAN, TILE, pixel_columns, pixel_points, points_of_column};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -107,16 +107,7 @@ impl Tile for [[*const f32; SPAN]; SPAN] {
     #[inline(always)]
     unsafe fn values<const PAIR: usize>(&self, channel: usize, count: usize) -> [[Avx512; SPAN]; 2] {
         // SAFETY: the caller's promise. What other rows would need is never computed.
-        let columns = unsafe {
-            [
-                pixel_column::<Avx512, false>(&self[0], channel, count),
-                pixel_column::<Avx512, false>(&self[1], channel, count),
-                pixel_column::<Avx512, false>(&self[2], channel, count),
-                pixel_column::<Avx512, false>(&self[3], channel, count),
-                pixel_column::<Avx512, false>(&self[4], channel, count),
-                pixel_column::<Avx512, false>(&self[5], channel, count),
-            ]
-        };
+        let columns = unsafe { pixel_columns::<Avx512, false>(self, channel, count) };
         let [i, k] = ROW_PAIRS[PAIR];
         [
             pixel_points([columns[0][i], columns[1][i], columns[2][i], columns[3][i], columns[4][i], columns[5][i]]),
