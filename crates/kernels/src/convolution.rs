@@ -1,10 +1,10 @@
 //! Two-dimensional convolution, channels last, without unfolding the picture: the product drivers are handed pointers to pixels.
 //! 3x3 kernels of stride 1 take a quarter of the multiplications where there are pixels enough: see `winograd`.
 
-use crate::bf16::row_sums;
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::Shared;
 use crate::product::{Packed, Rows, Source, by_columns, by_rows, by_rows_of_panels};
+use crate::row_sums::row_sums;
 use crate::small_weights::{Weight, with_wide};
 use crate::threads::{each, part};
 use crate::vector::Vector;
@@ -73,16 +73,9 @@ impl Convolution {
         self.kernel_size * self.kernel_size
     }
 
-    /// Sums the pixels of each picture where that is asked for; the gradient of a bias that all pictures share is handed back.
-    pub(crate) fn bias_gradient_of_each_picture<'a>(&self, set: InstructionSet, name: &str, dy: &[f32], dbias: Option<&'a mut [f32]>) -> Option<&'a mut [f32]> {
-        let dbias = dbias?;
-        let (batch, channels, found) = (self.batch, self.output_channels, dbias.len());
-        if found == channels {
-            return Some(dbias);
-        }
-        assert!(found == batch * channels, "{name} {self:?}: expected {channels} or {batch} times {channels}, found {found}");
-        row_sums(set, dy, batch, dbias);
-        None
+    pub(crate) fn check_bias_gradient(&self, name: &str, dbias: Option<&[f32]>) {
+        let (expected, found) = (self.output_channels, dbias.map(<[f32]>::len));
+        assert!(found.is_none_or(|found| found == expected), "{name} {self:?}: expected {expected} biases, found {found:?}");
     }
 
     pub(crate) fn check(&self, name: &str, x: Option<usize>, weight: Option<usize>, y: Option<usize>) {
@@ -263,7 +256,7 @@ pub(crate) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
     }
 }
 
-/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy, or over each picture's (see [`Added`]).
+/// dweight = sum over all pixels of x outer dy; dbias [output_channels], if asked for, = sum over all pixels of dy.
 pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     weight_gradient_on(InstructionSet::current(), x, dy, shape, dweight, dbias);
 }
@@ -271,7 +264,7 @@ pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut 
 pub(crate) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     shape.check("convolution's weight gradient", Some(x.len()), Some(dweight.len()), Some(dy.len()));
     let Convolution { batch, input_channels, output_channels, .. } = shape;
-    let dbias = shape.bias_gradient_of_each_picture(set, "convolution's bias gradient", dy, dbias);
+    shape.check_bias_gradient("convolution's bias gradient", dbias.as_deref());
     if winograd::applies_to_weight_gradient(&shape) {
         return winograd::weight_gradient(set, x, dy, shape, dweight, dbias);
     }
@@ -280,6 +273,14 @@ pub(crate) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
     let fill = |run: Range<usize>, pointers: &mut [*const f32]| input_pointers(x, &zeros, shape, run, pointers);
     let dy = Rows { values: dy, stride: output_channels };
     by_columns(set, shape.taps(), input_channels, pixels, dy, output_channels, dweight, dbias, false, true, fill);
+}
+
+/// dshifts [batch, output_channels] = sum over each picture's pixels of dy (see [`Added::shifts`]).
+pub fn shift_gradient(dy: &[f32], shape: Convolution, dshifts: &mut [f32]) {
+    shape.check("convolution's shift gradient", None, None, Some(dy.len()));
+    let (expected, found) = (shape.batch * shape.output_channels, dshifts.len());
+    assert!(found == expected, "convolution's shift gradient {shape:?}: expected {expected} shifts, found {found}");
+    row_sums(InstructionSet::current(), dy, shape.batch, dshifts);
 }
 
 /// For a run of output pixels, where each tap's input pixel lies (`zeros` beyond the border): pointers [taps][run].

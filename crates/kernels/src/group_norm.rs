@@ -206,6 +206,21 @@ macro_rules! over_channels {
     };
 }
 
+/// Calls `self.method::<V, 4>(start, LANES)` for four vectors of channels at a time, `self.method::<V, 1>(start, count)` for what is left.
+macro_rules! over_channels_in_fours {
+    ($vector:ty, $channels:expr, |start, count| $self:ident.$method:ident(start, count)) => {
+        let (channels, mut start) = ($channels, 0);
+        while start + 4 * <$vector>::LANES <= channels {
+            $self.$method::<$vector, 4>(start, <$vector>::LANES);
+            start += 4 * <$vector>::LANES;
+        }
+        while start < channels {
+            $self.$method::<$vector, 1>(start, channels - start);
+            start += <$vector>::LANES;
+        }
+    };
+}
+
 /// sums[c] = sum of x - shift, sums[channels + c] = sum of (x - shift)^2, over the pixels of a run.
 struct Moments<'a> {
     x: &'a [f32],
@@ -218,19 +233,9 @@ impl Kernel for Moments<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let channels = self.shift.len();
-        let mut start = 0;
-        while start < channels {
-            // SAFETY: the channels from `start` on exist in every pixel, in the shift and in both sums.
-            unsafe {
-                if start + 4 * V::LANES <= channels {
-                    self.of_vectors::<V, 4>(start, V::LANES);
-                    start += 4 * V::LANES;
-                } else {
-                    self.of_vectors::<V, 1>(start, channels - start);
-                    start += V::LANES;
-                }
-            }
+        // SAFETY: every pixel, the shift and each sum has these channels.
+        unsafe {
+            over_channels_in_fours!(V, self.shift.len(), |start, count| self.of_vectors(start, count));
         }
     }
 }
@@ -336,19 +341,9 @@ impl Kernel for BackwardSums<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(mut self) {
-        let channels = self.scale.len();
-        let mut start = 0;
-        while start < channels {
-            // SAFETY: the channels from `start` on exist in every pixel, parameter and sum.
-            unsafe {
-                if start + 4 * V::LANES <= channels {
-                    self.of_vectors::<V, 4>(start, V::LANES);
-                    start += 4 * V::LANES;
-                } else {
-                    self.of_vectors::<V, 1>(start, channels - start);
-                    start += V::LANES;
-                }
-            }
+        // SAFETY: every pixel, parameter and sum has these channels.
+        unsafe {
+            over_channels_in_fours!(V, self.scale.len(), |start, count| self.of_vectors(start, count));
         }
     }
 }

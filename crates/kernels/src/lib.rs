@@ -18,7 +18,7 @@ mod widening; //            vectors from numbers of 16 and 8 bits
 pub mod attention; //       softmax(query key^T) value, a block of rows at a time
 pub mod bf16; //            products and convolutions of numbers rounded to bf16
 pub mod concatenate; //     channels of two feature maps side by side
-pub mod convolution; //     forward, input gradient, weight and bias gradient
+pub mod convolution; //     forward, gradients of input, weight, bias and shifts
 pub mod cross_entropy; //   over large vocabularies
 pub mod elementwise; //     activation functions, AdamW, moving averages
 pub mod group_norm; //      group normalisation with SiLU
@@ -28,6 +28,7 @@ pub mod peak; //            what this machine can do at most, for benchmarks
 pub mod product; //         matrix products on packed panels
 pub mod small_weights; //   products with weights of 16 or 8 bits, for few rows
 pub mod upsample; //        nearest-neighbour, by two
+mod row_sums; //            gradients of biases
 mod winograd; //            3x3 convolution by a quarter of the multiplications
 
 pub use instruction_set::InstructionSet;

@@ -3,7 +3,7 @@
 mod support;
 
 use proptest::prelude::*;
-use smalti_kernels::convolution::{Added, Convolution, forward, input_gradient, weight_gradient};
+use smalti_kernels::convolution::{Added, Convolution, forward, input_gradient, shift_gradient, weight_gradient};
 use smalti_kernels::threads;
 use support::{OfPicture, Unaligned, check_close, check_same, on_each_set, poisoned, products, values};
 
@@ -38,10 +38,9 @@ fn check(shape: Convolution, seed: u64) {
         let mut found = Unaligned::new(&poisoned(y.len()));
         forward(x, weight, of_picture.added(), shape, found.as_mut_slice());
         check_close(&name("y with each picture's bias and a residual"), found.as_slice(), &of_picture.y, 1e-5);
-        let (mut found, mut found_bias) = (poisoned(weight.len()), poisoned(batch * output_channels));
-        weight_gradient(x, dy, shape, &mut found, Some(&mut found_bias));
-        check_close(&name("dweight beside each picture's dbias"), &found, &dweight, 1e-5);
-        check_close(&name("each picture's dbias"), &found_bias, &of_picture.dbias, 1e-5);
+        let mut found = poisoned(batch * output_channels);
+        shift_gradient(dy, shape, &mut found);
+        check_close(&name("each picture's dbias"), &found, &of_picture.dbias, 1e-5);
     });
 }
 
@@ -148,18 +147,19 @@ fn threads_and_batch_change_no_bit() {
     on_each_set(|set| {
         let run = |thread_count: usize| {
             threads::install(thread_count, || {
-                let mut all = [poisoned(dy.len()), poisoned(x.len()), poisoned(weight.len()), poisoned(5 * 48)];
-                let [y, dx, dweight, dbias] = &mut all;
+                let mut all = [poisoned(dy.len()), poisoned(x.len()), poisoned(weight.len()), poisoned(48), poisoned(5 * 48)];
+                let [y, dx, dweight, dbias, dshifts] = &mut all;
                 forward(&x, &weight, added, shape, y);
                 input_gradient(&weight, &dy, shape, dx);
                 weight_gradient(&x, &dy, shape, dweight, Some(dbias));
+                shift_gradient(&dy, shape, dshifts);
                 all
             })
         };
         let (one, all) = (run(1), run(0));
         one.iter().zip(&all).for_each(|(one, all)| check_same(set.name(), one, all));
         let (alone, place) = (Convolution { batch: 1, ..shape }, 3);
-        let (mut y, mut dx) = (poisoned(400 * 48), poisoned(400 * 40));
+        let (mut y, mut dx, mut dshifts) = (poisoned(400 * 48), poisoned(400 * 40), poisoned(48));
         forward(
             &x[place * 400 * 40..][..400 * 40],
             &weight,
@@ -169,7 +169,9 @@ fn threads_and_batch_change_no_bit() {
         );
         input_gradient(&weight, &dy[place * 400 * 48..][..400 * 48], alone, &mut dx);
         check_same(set.name(), &y, &one[0][place * 400 * 48..][..400 * 48]);
+        shift_gradient(&dy[place * 400 * 48..][..400 * 48], alone, &mut dshifts);
         check_same(set.name(), &dx, &one[1][place * 400 * 40..][..400 * 40]);
+        check_same(set.name(), &dshifts, &one[4][place * 48..][..48]);
     });
 }
 
@@ -192,4 +194,11 @@ fn misuse_names_the_biases() {
 fn misuse_names_the_residual() {
     let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
     forward(&[0.0; 27], &[0.0; 9], Added { residual: Some(&[0.0; 4]), ..Added::NOTHING }, shape, &mut [0.0; 3]);
+}
+
+#[test]
+#[should_panic(expected = "expected 3 shifts, found 1")]
+fn misuse_names_the_shifts() {
+    let shape = Convolution { batch: 3, height: 3, width: 3, input_channels: 1, output_channels: 1, kernel_size: 3, stride: 1, before: 0, after: 0 };
+    shift_gradient(&[0.0; 3], shape, &mut [0.0; 1]);
 }

@@ -7,10 +7,11 @@
 
 use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
-use super::sums::{Columns, Place, row_sums, sum};
+use super::sums::{Columns, Place, sum};
 use crate::convolution::{self as plain, Added, Convolution};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
+use crate::row_sums::row_sums;
 use crate::threads::each;
 use crate::winograd::{self, Picture};
 use half::bf16;
@@ -25,7 +26,7 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], shape: Convolution, dx: &mut [
     input_gradient_on(InstructionSet::current(), weight, dy, shape, dx);
 }
 
-/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy or over each picture's (see [`Added`]), not rounded.
+/// dweight = sum over all pixels of x outer dy; dbias, if asked for, = sum over all pixels of dy, not rounded.
 pub fn weight_gradient(x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     weight_gradient_on(InstructionSet::current(), x, dy, shape, dweight, dbias);
 }
@@ -159,7 +160,7 @@ pub(super) fn input_gradient_on(set: InstructionSet, weight: &[f32], dy: &[f32],
 pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32], dbias: Option<&mut [f32]>) {
     shape.check("bf16 convolution's weight gradient", Some(x.len()), Some(dweight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
-    let dbias = shape.bias_gradient_of_each_picture(set, "bf16 convolution's bias gradient", dy, dbias);
+    shape.check_bias_gradient("bf16 convolution's bias gradient", dbias.as_deref());
     let filtered = winograd::applies_to_weight_gradient(&shape);
     if !units_are_faster(set, filtered) {
         #[cfg(target_arch = "x86_64")]

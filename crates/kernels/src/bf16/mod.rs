@@ -24,4 +24,3 @@ mod tests;
 mod tiles; //       the same with AMX
 
 pub use packing::{Element, rounded};
-pub(crate) use sums::row_sums;

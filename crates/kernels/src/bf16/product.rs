@@ -2,10 +2,11 @@
 
 use super::packing::{Element, Source, WIDTH, depth_step, in_f32, round_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
-use super::sums::{Columns, Place, row_sums, sum};
+use super::sums::{Columns, Place, sum};
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
 use crate::product::{self, Sizes};
+use crate::row_sums::row_sums;
 use crate::small_weights;
 
 /// y [rows, columns] = a [rows, depth] * b [depth, columns] + bias [columns]; `b_transposed`: b lies as [columns, depth].

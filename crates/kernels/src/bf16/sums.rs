@@ -1,7 +1,7 @@
 //! y = A^T B, a sum over a long depth (rows of a batch, pixels): weight gradients.
 
 use super::block::Block;
-use super::packing::{Compiled, WIDTH};
+use super::packing::WIDTH;
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::threads::{count, each, part};
@@ -72,36 +72,4 @@ pub(super) fn sum(
             unsafe { block.run(set) };
         }
     });
-}
-
-/// sums [groups, columns] = the sum of each group's rows of values [groups, rows, columns], in parts fixed by the sizes.
-pub(crate) fn row_sums(set: InstructionSet, values: &[f32], groups: usize, sums: &mut [f32]) {
-    const PART_ROWS: usize = 1024;
-    let columns = sums.len() / groups.max(1);
-    if columns == 0 {
-        return;
-    }
-    let rows = values.len() / columns / groups;
-    let parts_of_group = rows.div_ceil(PART_ROWS);
-    let mut scratch = Scratch::new(groups * parts_of_group * columns);
-    let parts = scratch.as_mut_slice();
-    let shared = Shared::new(parts);
-    each(groups * parts_of_group, |task| {
-        let (group, part) = (task / parts_of_group, task % parts_of_group);
-        // SAFETY: each task has its own part.
-        let sums = unsafe { shared.slice(task * columns, columns) };
-        sums.fill(0.0);
-        set.run(Compiled(
-            #[inline(always)]
-            || {
-                for row in values[group * rows * columns..][..rows * columns][part * PART_ROWS * columns..].chunks_exact(columns).take(PART_ROWS) {
-                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-                }
-            },
-        ));
-    });
-    sums.fill(0.0);
-    for (index, part) in parts.chunks_exact(columns).enumerate() {
-        sums[index / parts_of_group * columns..].iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-    }
 }

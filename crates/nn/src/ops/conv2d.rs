@@ -33,9 +33,8 @@ impl Padding {
 /// x [batch, height, width, input_channels], weight [kernel, kernel, input_channels, output_channels], bias [output_channels]
 /// -> [batch, (height + before + after - kernel) / stride + 1, likewise, output_channels].
 pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: Padding) -> Tensor<4> {
-    let channels = check(&x, &weight, stride, padding)[3];
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([channels], &weight.device()));
-    assert!(bias.dims() == [channels], "conv2d: bias {:?} does not fit weight {:?}", bias.dims(), weight.dims());
+    check(&x, &weight, stride, padding);
+    let bias = common_bias(bias, &weight);
     let y = <Dispatch as Conv2dOperation>::conv2d(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), stride, padding);
     Tensor::from_dispatch(y)
 }
@@ -51,11 +50,18 @@ pub fn conv2d_shifted(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<2>, stride: 
 /// residual + [`conv2d`], as one operation: the convolution alone is never in memory.
 pub fn conv2d_onto(residual: Tensor<4>, x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, stride: usize, padding: Padding) -> Tensor<4> {
     let shape = check(&x, &weight, stride, padding);
-    let bias = bias.unwrap_or_else(|| Tensor::zeros([shape[3]], &weight.device()));
-    assert!(bias.dims() == [shape[3]], "conv2d: bias {:?} does not fit weight {:?}", bias.dims(), weight.dims());
+    let bias = common_bias(bias, &weight);
     assert!(residual.dims() == shape, "conv2d: a residual {:?} does not fit the output {shape:?}", residual.dims());
     let (residual, x, weight, bias) = (residual.into_dispatch(), x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(<Dispatch as Conv2dOperation>::conv2d_onto(residual, x, weight, bias, stride, padding))
+}
+
+/// The bias that all pictures share, zeros if there is none.
+fn common_bias(bias: Option<Tensor<1>>, weight: &Tensor<4>) -> Tensor<1> {
+    let channels = weight.dims()[3];
+    let bias = bias.unwrap_or_else(|| Tensor::zeros([channels], &weight.device()));
+    assert!(bias.dims() == [channels], "conv2d: bias {:?} does not fit weight {:?}", bias.dims(), weight.dims());
+    bias
 }
 
 /// -> the output's shape.
@@ -220,12 +226,14 @@ impl Conv2dBodies for Flex {
         if !wanted.weight && !wanted.bias {
             return [dx, None, None];
         }
-        let bias_shape = if shifted { vec![shape.batch, shape.output_channels] } else { vec![shape.output_channels] };
+        if shifted {
+            let dweight = wanted.weight.then(|| filled(weight.shape(), |dweight| convolution::weight_gradient(values(&x), values(&dy), shape, dweight, None)));
+            let dshifts = wanted.bias.then(|| filled([shape.batch, shape.output_channels], |dshifts| convolution::shift_gradient(values(&dy), shape, dshifts)));
+            return [dx, dweight, dshifts];
+        }
         let mut dbias = None;
         let dweight = filled(weight.shape(), |dweight| {
-            dbias = Some(filled(bias_shape, |dbias| {
-                convolution::weight_gradient(values(&x), values(&dy), shape, dweight, Some(dbias));
-            }));
+            dbias = Some(filled([shape.output_channels], |dbias| convolution::weight_gradient(values(&x), values(&dy), shape, dweight, Some(dbias))));
         });
         [dx, Some(dweight), dbias]
     }

@@ -30,6 +30,7 @@ pub(super) fn multiply_transposed(a: &[f32], b: &[f32], sizes: Sizes, y: &mut [f
 
 pub(super) mod convolution {
     use super::*;
+    pub use smalti_kernels::convolution::shift_gradient;
     use smalti_kernels::convolution::{self as plain, Added, Convolution};
 
     pub fn forward(x: &[f32], weight: &FlexTensor, added: Added, shape: Convolution, y: &mut [f32]) {
