@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Between two measurements. OpenMP's threads look out for milliseconds, ours for a fifth of one.
@@ -26,6 +27,8 @@ pub struct Side {
     process: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    /// What it says on its stderr, read as it comes: a full pipe would hold it up.
+    errors: Option<JoinHandle<Vec<u8>>>,
     ready: Line,
 }
 
@@ -35,15 +38,21 @@ impl Side {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = piped.spawn().with_context(|| format!("{command:?}"))?;
         let (input, output) = (process.stdin.take(), BufReader::new(process.stdout.take().context("no stdout")?));
-        let mut side = Self { process, input, output, ready: Line::default() };
+        let mut stderr = process.stderr.take().context("no stderr")?;
+        let errors = thread::spawn(move || {
+            let mut said = Vec::new();
+            let _ = stderr.read_to_end(&mut said);
+            said
+        });
+        let mut side = Self { process, input, output, errors: Some(errors), ready: Line::default() };
         side.ready = side.answer()?;
         Ok(side)
     }
 
     /// One measurement, when the other side's threads, which look out for more work for a while after theirs, have gone to sleep.
     pub fn sample(&mut self, pair: &Pair, name: &str) -> Result<Sample> {
-        std::thread::sleep(REST);
-        // A process that is gone says why on its stderr, which `answer` reads.
+        thread::sleep(REST);
+        // A process that is gone says why on its stderr, which `answer` hands on.
         let _ = self.input.as_mut().map(|input| input.write_all(b"\n").and_then(|()| input.flush()));
         let line = self.answer()?;
         let ms = line.ms.context("expected a time")?;
@@ -64,11 +73,9 @@ impl Side {
         if self.output.read_line(&mut line)? > 0 {
             return serde_json::from_str(&line).with_context(|| format!("an unexpected line: {line}"));
         }
-        let mut errors = Vec::new();
-        if let Some(stderr) = &mut self.process.stderr {
-            stderr.read_to_end(&mut errors)?;
-        }
-        bail!("{} ({})", last_line(&errors), self.process.wait()?)
+        let status = self.process.wait()?;
+        let errors = self.errors.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        bail!("{} ({status})", last_line(&errors))
     }
 }
 

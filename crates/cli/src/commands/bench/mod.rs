@@ -143,9 +143,9 @@ fn measure(job: &Job) -> Report {
 }
 
 fn measure_row(row: &Row, job: &Job) -> anyhow::Result<Measurement> {
-    let mut measured = Measured::start(row, job.precision, job.thread_count)?;
+    let (mut measured, ready) = Measured::start(row, job.precision, job.thread_count)?;
     let samples = (0..job.repetitions).map(|_| measured.sample()).collect::<anyhow::Result<Vec<_>>>().with_context(|| row.name)?;
-    let (ready, done) = measured.finish()?;
+    let done = measured.finish()?;
     Ok(Measurement::new(ready, &samples, done))
 }
 

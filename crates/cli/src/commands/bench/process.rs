@@ -12,6 +12,7 @@ use smalti_kernels::{InstructionSet, threads};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,53 +68,56 @@ pub fn serve(row: &Row, thread_count: usize) -> anyhow::Result<()> {
 /// A row that is being measured.
 pub struct Measured {
     process: Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    ready: Ready,
+    /// Its stderr, read as it comes: a full pipe would hold the process up.
+    errors: Option<JoinHandle<String>>,
 }
 
 impl Measured {
     /// Starts this program again for one row; comes back when it is ready.
-    pub fn start(row: &Row, precision: Precision, thread_count: Option<usize>) -> anyhow::Result<Self> {
+    pub fn start(row: &Row, precision: Precision, thread_count: Option<usize>) -> anyhow::Result<(Self, Ready)> {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
         command.args(["bench", "--serve", "--rows", row.name, "--precision", precision.name()]);
         if let Some(count) = thread_count {
             command.args(["--threads", &count.to_string()]);
         }
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start a process")?;
-        let (input, output) = (process.stdin.take().context("no stdin")?, process.stdout.take().context("no stdout")?);
-        let mut output = BufReader::new(output);
-        let ready = answer(&mut process, &mut output)?;
-        Ok(Self { process, input, output, ready })
+        let (input, output) = (process.stdin.take(), BufReader::new(process.stdout.take().context("no stdout")?));
+        let mut stderr = process.stderr.take().context("no stderr")?;
+        let errors = std::thread::spawn(move || {
+            let mut said = Vec::new();
+            let _ = stderr.read_to_end(&mut said);
+            String::from_utf8_lossy(&said).into_owned()
+        });
+        let mut measured = Self { process, input, output, errors: Some(errors) };
+        let ready = measured.answer()?;
+        Ok((measured, ready))
     }
 
     pub fn sample(&mut self) -> anyhow::Result<Sample> {
-        // A process that is gone says why on its stderr, which `answer` reads.
-        let _ = self.input.write_all(b"\n").and_then(|()| self.input.flush());
-        answer(&mut self.process, &mut self.output)
+        // A process that is gone says why on its stderr, which `answer` hands on.
+        let _ = self.input.as_mut().map(|input| input.write_all(b"\n").and_then(|()| input.flush()));
+        self.answer()
     }
 
-    pub fn finish(self) -> anyhow::Result<(Ready, Done)> {
-        let Self { mut process, input, mut output, ready } = self;
-        drop(input);
-        let done = answer(&mut process, &mut output)?;
-        process.wait().context("cannot wait for the process")?;
-        Ok((ready, done))
+    pub fn finish(mut self) -> anyhow::Result<Done> {
+        self.input = None;
+        let done = self.answer()?;
+        self.process.wait().context("cannot wait for the process")?;
+        Ok(done)
     }
-}
 
-fn answer<T: DeserializeOwned>(process: &mut Child, output: &mut impl BufRead) -> anyhow::Result<T> {
-    let mut line = String::new();
-    if output.read_line(&mut line).context("cannot read from the process")? > 0 {
-        return serde_json::from_str(&line).with_context(|| format!("an unexpected line: {line}"));
+    fn answer<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line).context("cannot read from the process")? > 0 {
+            return serde_json::from_str(&line).with_context(|| format!("an unexpected line: {line}"));
+        }
+        let status = self.process.wait().context("cannot wait for the process")?;
+        let errors = self.errors.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+        let said = errors.trim().trim_start_matches("error: ");
+        if said.is_empty() { bail!("the process ended with {status}") } else { bail!("{said}") }
     }
-    let mut errors = String::new();
-    if let Some(mut stderr) = process.stderr.take() {
-        let _ = stderr.read_to_string(&mut errors);
-    }
-    let status = process.wait().context("cannot wait for the process")?;
-    let said = errors.trim().trim_start_matches("error: ");
-    if said.is_empty() { bail!("the process ended with {status}") } else { bail!("{said}") }
 }
 
 /// Time that all threads of this process have run. Linux only.
