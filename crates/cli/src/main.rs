@@ -8,6 +8,7 @@ mod made_files; //   names and texts of the PNGs that are written
 mod preview; //      pictures as coloured blocks in a terminal
 mod progress; //     a bar on a terminal, plain lines elsewhere
 mod output; //       results on stdout
+mod interrupt; //    Ctrl-C: stop in good order, or at once
 mod failure; //      wrong use, failure, panic: message and exit status
 #[cfg(not(target_env = "msvc"))]
 mod allocator; //    memory that is kept, in huge pages

@@ -3,6 +3,7 @@
 //! Reading order:
 pub mod manifest; //       bundle.toml: what a bundle says about itself, typed
 pub mod parts; //          networks of several kinds behind the few things a pipeline asks of them
+pub mod reading; //        texts as text tokens, and what did not fit
 mod agreement; //          the parts of a bundle must speak of the same pictures
 pub mod bundle; //         a folder with a manifest and weights, saved and loaded
 pub mod budget; //         what a picture costs, counted from the sizes of the parts
@@ -19,3 +20,4 @@ pub use error::PipelineError;
 pub use manifest::{Manifest, Part, Provenance};
 pub use parts::{ClassifierPart, ContrastivePart, GeneratorPart, ImageTokenizerPart, TextEncoderPart};
 pub use progress::Progress;
+pub use reading::Truncation;

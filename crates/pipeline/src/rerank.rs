@@ -1,15 +1,17 @@
 //! How well pictures fit a prompt, by a contrastive network: cosine of the two embeddings, in [-1, 1].
 
 use crate::progress::{Progress, Stage};
+use crate::reading::{self, Text, Truncation};
 use crate::{ContrastivePart, Part, PipelineError};
 use burn::tensor::{Int, Tensor, TensorData};
 use smalti_data::Picture;
 use smalti_data::resize::{Filter, resize};
+use smalti_data::text_tokenizer::Encoded;
 
 /// Pictures that go through the network at once. The scores do not depend on it.
 const BATCH_SIZE: usize = 16;
 
-/// One score for each picture, of any size. A prompt that is too long for the network is judged by its start.
+/// One score for each picture, of any size. A prompt that is too long for the network is judged by its start (see [`truncation`]).
 pub fn scores(contrastive: &ContrastivePart, prompt: &str, pictures: &[Picture], progress: &mut dyn FnMut(Progress)) -> Result<Vec<f32>, PipelineError> {
     scores_of(contrastive, prompt, pictures.len(), |index| Ok(pictures[index].clone()), progress)
 }
@@ -41,6 +43,11 @@ pub fn scores_of(
     Ok(scores)
 }
 
+/// What of a prompt the network would not read.
+pub fn truncation(contrastive: &ContrastivePart, prompt: &str) -> Result<Option<Truncation>, PipelineError> {
+    Ok(read(contrastive, prompt)?.1)
+}
+
 /// Indices of the scores from the best to the worst; of equals the first stays first.
 pub fn order(scores: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -56,14 +63,17 @@ fn text_embedding(contrastive: &ContrastivePart, prompt: &str) -> Result<Vec<f32
     if prompt.trim().is_empty() {
         return Err(PipelineError::EmptyPrompt);
     }
-    let part = Part::Contrastive;
-    let config = &contrastive.model.config().text;
-    let text_tokenizer = contrastive.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(part))?;
-    let encoded = text_tokenizer.encode(prompt, config.context_length).map_err(|source| PipelineError::TextTokenizer { part, source })?;
+    let context_length = contrastive.model.config().text.context_length;
+    let (encoded, _) = read(contrastive, prompt)?;
     let device = contrastive.model.logit_scale().device();
     let tokens: Vec<i64> = encoded.tokens.iter().map(|&token| i64::from(token)).collect();
-    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, config.context_length]), &device);
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, context_length]), &device);
     Ok(contrastive.model.encode_text(tokens, &[encoded.end]).into_data().iter::<f32>().collect())
+}
+
+fn read(contrastive: &ContrastivePart, prompt: &str) -> Result<(Encoded, Option<Truncation>), PipelineError> {
+    let text_tokenizer = contrastive.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(Part::Contrastive))?;
+    reading::read(text_tokenizer, Part::Contrastive, Text::Prompt, prompt, contrastive.model.config().text.context_length)
 }
 
 pub(crate) fn no_text_tokenizer(part: Part) -> PipelineError {

@@ -14,7 +14,10 @@ use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::{GeneratorModel, ImageTokenSampling, NetworkConfig, TextCondition};
 use smalti_pipeline::parts::{Generator, Weights};
 use smalti_pipeline::progress::{Progress, Stage};
-use smalti_pipeline::text_to_image::{self, DiffusionOptions, Estimate, ImageTokenOptions, InitialPicture, MadePicture, Parts, Request, TextToImage, Watch};
+use smalti_pipeline::reading::Text;
+use smalti_pipeline::text_to_image::{
+    self, DiffusionOptions, Estimate, ImageTokenOptions, InitialPicture, Made, MadePicture, Parts, Request, TextToImage, Watch,
+};
 use smalti_pipeline::{Bundle, BundleFolder, Part, PipelineError};
 use std::convert::Infallible;
 use std::fs;
@@ -156,6 +159,22 @@ fn guidance_leads_away_from_the_null_prompt_or_the_negative_one() {
     assert_ne!(first(&system, &Request { guidance_scale: Some(9.0), ..with(heart, rescaled) }), guided(&system, heart, 9.0, None));
     let nowhere = DiffusionOptions { guidance_interval: Some(Interval { low: 1e9, high: 2e9 }), ..DiffusionOptions::default() };
     assert_eq!(first(&system, &Request { guidance_scale: Some(9.0), ..with(heart, nowhere) }), guided(&system, heart, 1.0, None));
+}
+
+/// The negative prompt is read once for all requests, and each is told.
+#[test]
+fn texts_that_are_cut_are_named() {
+    let system = load(latent_bundle());
+    let long = "a red heart ".repeat(40);
+    let negative = |words: &str| DiffusionOptions { negative: Some(words.to_string()), ..DiffusionOptions::default() };
+    let cut = |requests: &[Request]| -> Vec<Vec<Text>> {
+        let made = system.generate_all(requests, &mut |_| {}).unwrap();
+        let of_encoder =
+            |made: &Made| made.truncated.iter().filter(|truncation| truncation.reader == Part::TextEncoder).map(|truncation| truncation.text).collect();
+        made.iter().map(of_encoder).collect()
+    };
+    assert_eq!(cut(&[with("a fish", negative("a leaf")), with(&long, negative("a leaf"))]), [vec![], vec![Text::Prompt]]);
+    assert_eq!(cut(&[with("a fish", negative(&long)), with(&long, negative(&long))]), [vec![Text::Negative], vec![Text::Prompt, Text::Negative]]);
 }
 
 #[test]
@@ -506,8 +525,10 @@ fn looks_change_no_picture() {
             let small = estimate.pictures(1, 5).unwrap();
             assert_eq!((small.len(), small[0].width, small[0].height), (1, 5, 5));
         };
-        let made = system.generate_watched(&request, &mut Watch { progress: &mut |_| reports += 1, estimate: &mut look }).unwrap();
+        let made = system.generate_watched(&request, &mut Watch { progress: &mut |_| reports += 1, estimate: &mut look, stop: &|| false }).unwrap();
         assert_eq!(made.pictures, draw(&system, &request));
+        let stopped = system.generate_watched(&request, &mut Watch { progress: &mut |_| {}, estimate: &mut |_| {}, stop: &|| true }).unwrap();
+        assert_eq!((&stopped.pictures[..], stopped.drawn), (&made.pictures[..2], 2), "after the first batch");
         // Four steps of a batch of two, then of one; the last look is what was drawn.
         assert_eq!(seen.iter().map(|(count, _)| *count).collect::<Vec<_>>(), [2, 2, 2, 2, 1, 1, 1, 1]);
         assert!(reports >= 8 && seen[0].1.width == side && seen[0].1 != seen[3].1);

@@ -8,8 +8,10 @@ use smalti_nn::weights::safetensors::Storage;
 use smalti_pipeline::manifest::ImageTokenSampling;
 use smalti_pipeline::parts::Weights;
 use smalti_pipeline::progress::{Progress, Stage};
-use smalti_pipeline::text_to_image::{ImageTokenOptions, Made, Parts, Request, TextToImage, Truncation};
-use smalti_pipeline::{Bundle, BundleFolder, PipelineError, reconstruct, rerank};
+use smalti_pipeline::reading::Text;
+use smalti_pipeline::text_to_image::{ImageTokenOptions, Made, Parts, Request, TextToImage, Watch};
+use smalti_pipeline::{Bundle, BundleFolder, Part, PipelineError, reconstruct, rerank};
+use std::cell::Cell;
 use tiny_bundle::tiny_bundle;
 
 fn text_to_image() -> TextToImage {
@@ -137,12 +139,31 @@ fn progress_only_goes_forward_and_ends_whole() {
 }
 
 #[test]
+fn who_stops_gets_the_batches_drawn_so_far() {
+    let whole = generate(&request(5, 2)).pictures;
+    for (batches, expected) in [(1, 2), (2, 4), (3, 5)] {
+        let asked = Cell::new(0);
+        let stop = || asked.replace(asked.get() + 1) + 1 == batches;
+        let watch = &mut Watch { progress: &mut |_| {}, estimate: &mut |_| {}, stop: &stop };
+        let made = text_to_image().generate_watched(&request(5, 2), watch).unwrap();
+        assert_eq!((made.pictures, made.drawn), (whole[..expected].to_vec(), expected), "stopped after {batches}");
+    }
+    let best = Request { keep: Some(3), ..request(5, 2) };
+    let made = text_to_image().generate_watched(&best, &mut Watch { progress: &mut |_| {}, estimate: &mut |_| {}, stop: &|| true }).unwrap();
+    assert_eq!((made.pictures.len(), made.drawn), (2, 2));
+    assert!(made.pictures[0].score >= made.pictures[1].score);
+}
+
+#[test]
 fn long_prompts_are_cut_with_a_word() {
     let long = "a red heart ".repeat(10_000 / 3);
     let made = generate(&Request { prompt: long, ..request(1, 1) });
-    let Truncation { token_count, kept_count } = made.truncated.unwrap();
-    assert!(token_count >= 9_999 && kept_count == 10, "{token_count} {kept_count}");
-    assert_eq!(generate(&request(1, 1)).truncated, None);
+    let [of_generator, of_ranking] = made.truncated[..] else { panic!("{:?}", made.truncated) };
+    assert_eq!((of_generator.text, of_generator.reader, of_generator.kept_count), (Text::Prompt, Part::Generator, 10));
+    let read_by_ranking = tiny_bundle().contrastive.unwrap().model.config().text.context_length - 2;
+    assert_eq!((of_ranking.text, of_ranking.reader, of_ranking.kept_count), (Text::Prompt, Part::Contrastive, read_by_ranking));
+    assert!(made.truncated.iter().all(|truncation| truncation.token_count >= 9_999), "{:?}", made.truncated);
+    assert_eq!(generate(&request(1, 1)).truncated, []);
 }
 
 #[test]

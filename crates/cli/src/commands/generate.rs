@@ -3,6 +3,7 @@
 use super::sampling::{self, SamplingFlags};
 use super::settings::Settings;
 use super::start::{Start, StartFiles, StartFlags};
+use crate::interrupt::Interrupt;
 use crate::made_files::{contact_sheet, file_stem, film_strip, prepare_folder, write_png};
 use crate::output::{grouped, print, print_json};
 use crate::preview::{self, When};
@@ -11,8 +12,8 @@ use crate::{bundle_path, compute};
 use anyhow::Context;
 use serde::Serialize;
 use smalti_nn::Precision;
-use smalti_pipeline::text_to_image::{self, Made, MadePicture, Request, TextToImage, Watch};
-use smalti_pipeline::{BundleFolder, Part};
+use smalti_pipeline::text_to_image::{self, Estimate, Made, MadePicture, Request, TextToImage, Watch};
+use smalti_pipeline::{BundleFolder, Part, Truncation};
 use std::cell::RefCell;
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub struct Flags {
     /// The bundle that draws [default: bundles/pictograms of the repository]
     #[arg(long, value_name = "DIR")]
     bundle: Option<PathBuf>,
-    /// Pictures to draw
+    /// Pictures to draw; Ctrl-C makes do with the batches that are done
     #[arg(long, value_name = "N", default_value_t = 4)]
     count: usize,
     /// Pictures to keep, the best by the bundle's ranking [default: all, in the order drawn]
@@ -102,18 +103,30 @@ pub fn run(job: Job) -> anyhow::Result<()> {
         return if job.json { print_json(&plan) } else { print(&plan.text()) };
     }
     prepare_folder(&job.out)?;
+    let interrupt = Interrupt::listen("stopping after the batch in hand, with the pictures drawn so far; once more stops at once, with none", false)?;
     let made = job.compute.run(|| {
         let text_to_image = TextToImage::load(&bundle, &job.compute.device)?;
         let reporter = RefCell::new(Reporter::new().with_looks(job.preview));
         let progress = &mut |progress| reporter.borrow_mut().pipeline(progress);
-        text_to_image.generate_watched(&job.request, &mut Watch { progress, estimate: &mut |estimate| reporter.borrow_mut().estimate(estimate) })
+        let estimate = &mut |estimate: &Estimate| reporter.borrow_mut().estimate(estimate);
+        let stop = &|| {
+            interrupt.keep();
+            interrupt.asked()
+        };
+        text_to_image.generate_watched(&job.request, &mut Watch { progress, estimate, stop })
     })?;
-    if let Some(truncation) = made.truncated {
-        let (found, kept) = (truncation.token_count, truncation.kept_count);
-        smalti_train::say!("warning: prompt: expected at most {kept} text tokens, found {found}; only the start was read");
-    }
+    made.truncated.iter().for_each(|truncation| smalti_train::say!("warning: {truncation}"));
     let result = write(&job, &made, bundle.manifest().id(), settings)?;
-    if job.json { print_json(&result) } else { print(&result.text()) }
+    if job.json {
+        print_json(&result)?
+    } else {
+        print(&result.text())?
+    }
+    if made.drawn < job.request.count {
+        smalti_train::say!("stopped after {} of {} pictures; the same command draws them again, and the others", made.drawn, job.request.count);
+        interrupt.end();
+    }
+    Ok(())
 }
 
 /// What besides prompt, seed, number and bundle decides a picture.
@@ -135,9 +148,9 @@ struct Output {
     settings: Decided,
     pictures: Vec<PictureOutput>,
     contact_sheet: String,
-    /// Text tokens that were read, where the prompt had more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    truncated_to: Option<usize>,
+    /// Texts that were longer than their reader takes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    truncated: Vec<Truncation>,
 }
 
 #[derive(Serialize)]
@@ -255,6 +268,6 @@ fn write(job: &Job, made: &Made, bundle_id: String, settings: Decided) -> anyhow
         settings,
         pictures: outputs,
         contact_sheet: contact_sheet.display().to_string(),
-        truncated_to: made.truncated.map(|truncation| truncation.kept_count),
+        truncated: made.truncated.clone(),
     })
 }

@@ -62,6 +62,9 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     let bundle = BundleFolder::open(&job.bundle)?;
     let scores = job.compute.run(|| {
         let contrastive = bundle.contrastive(&job.compute.device, "rank pictures")?;
+        if let Some(truncation) = rerank::truncation(&contrastive, &job.prompt)? {
+            smalti_train::say!("warning: {truncation}");
+        }
         let mut reporter = Reporter::new();
         let read = |index: usize| Ok(Picture::open(&job.images[index], &DecodeOptions::default())?);
         rerank::scores_of(&contrastive, &job.prompt, job.images.len(), read, &mut |progress| reporter.pipeline(progress))

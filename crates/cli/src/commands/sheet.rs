@@ -48,8 +48,10 @@ pub struct Flags {
 
 #[derive(Debug)]
 pub struct Job {
-    /// One for each line, in its order.
+    /// One for each prompt, in its order.
     requests: Vec<Request>,
+    /// In the file, counted from 1: where each request's prompt stands.
+    lines: Vec<usize>,
     bundle: PathBuf,
     /// The bundle whose classifier is asked, if not that one's.
     classifier: Option<PathBuf>,
@@ -65,9 +67,9 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let keep = (flags.candidates > 1).then_some(1);
     let classifier = flags.sampling.classifier();
     let template = Request { count: flags.candidates, keep, seed: flags.seed, ..flags.sampling.request("")? };
-    let prompts = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let requests: Vec<Request> =
-        prompts.zip(0..).map(|(prompt, index)| Request { prompt: prompt.to_string(), seed: flags.seed.wrapping_add(index), ..template.clone() }).collect();
+    let (lines, prompts): (Vec<usize>, Vec<&str>) = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty()).unzip();
+    let request = |(prompt, index): (&str, u64)| Request { prompt: prompt.to_string(), seed: flags.seed.wrapping_add(index), ..template.clone() };
+    let requests: Vec<Request> = prompts.into_iter().zip(0..).map(request).collect();
     if requests.is_empty() {
         bail!("{}: expected a prompt in each line, found none", flags.prompts.display());
     }
@@ -75,6 +77,7 @@ pub fn resolve(flags: Flags) -> anyhow::Result<Job> {
     let compute = flags.compute.resolve()?;
     Ok(Job {
         requests,
+        lines,
         bundle: bundle_path::resolve(flags.bundle)?,
         classifier,
         enlarge: flags.enlarge.into(),
@@ -127,6 +130,8 @@ fn draw(job: &Job, bundle: &BundleFolder) -> anyhow::Result<(Vec<smalti_data::Pi
     let (mut pictures, mut outputs) = (Vec::new(), Vec::new());
     for requests in job.requests.chunks(job.requests[0].count_in_batch()) {
         for (request, made) in requests.iter().zip(text_to_image.generate_all(requests, &mut |_| {})?) {
+            let line = job.lines[outputs.len()]; // each prompt has one picture
+            made.truncated.iter().for_each(|truncation| smalti_train::say!("warning: line {line}: {truncation}"));
             for made in made.pictures {
                 let (prompt, seed) = (request.prompt.clone(), request.seed);
                 outputs.push(PictureOutput { prompt, seed, index: made.index, score: made.score, image_tokens: made.image_tokens });

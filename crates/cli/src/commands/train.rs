@@ -1,16 +1,12 @@
 //! `smalti train RECIPE.toml`: trains what a recipe says, into `runs/<name>`.
 
 use crate::compute;
+use crate::interrupt::Interrupt;
 use crate::output::print;
-use anyhow::Context;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use smalti_nn::Precision;
 use smalti_train::RecipeFile;
 use smalti_train::train_loop::Outcome;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Train a system from a recipe
 #[derive(Clone, Debug, clap::Args)]
@@ -65,39 +61,14 @@ pub fn run(job: Job) -> anyhow::Result<()> {
     if job.dry_run {
         return print(&format!("# run: {}\n{}", run.display(), job.training.recipe));
     }
-    let stop = stop_on_interrupt()?;
-    match job.compute.run(|| job.training.run(job.resume, &job.compute.device, &stop))? {
+    let interrupt = Interrupt::listen("stopping after the step in hand, which is saved; once more stops at once, with what was saved last", true)?;
+    match job.compute.run(|| job.training.run(job.resume, &job.compute.device, &interrupt.asked))? {
         Outcome::Finished => print(&run.join("bundle").display().to_string()),
         Outcome::Stopped { step } => {
             smalti_train::say!("stopped after step {step}, which is saved; to go on: {}", job.resume_command);
             Ok(())
         }
     }
-}
-
-/// Set by the first Ctrl-C (or a termination by a scheduler, or the end of the terminal). The second ends the process at once, which costs the work since the
-/// last checkpoint and nothing else.
-fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let heard = if ignores_hang_up() { vec![SIGINT, SIGTERM] } else { vec![SIGINT, SIGTERM, SIGHUP] };
-    let mut signals = Signals::new(heard).context("cannot listen for Ctrl-C")?;
-    let asked = Arc::clone(&stop);
-    std::thread::spawn(move || {
-        for signal in signals.forever() {
-            if asked.swap(true, Ordering::Relaxed) {
-                std::process::exit(128 + signal);
-            }
-            smalti_train::say!("stopping after the step in hand, which is saved; once more stops at once, with what was saved last");
-        }
-    });
-    Ok(stop)
-}
-
-/// Whether the end of the terminal is nothing to this process, as `nohup` has it; where that cannot be known it stays as it is.
-fn ignores_hang_up() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-    ignored.is_none_or(|bits| bits >> (SIGHUP - 1) & 1 == 1)
 }
 
 /// What to type to continue: the same flags with `--resume`.

@@ -96,13 +96,34 @@ fn previews_are_shown_on_stderr_when_asked_for() {
     assert!(!finished.stdout.contains('\x1b'));
 }
 
+/// As Ctrl-C does it: the best of what was drawn is written, and a shell's loop ends too.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_what_was_drawn() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    let workplace = Workplace::with_bundle();
+    let mut command = workplace.command();
+    command.args(["generate", "a fish", "--bundle", "tiny", "--count", "10000", "--batch-size", "1", "--keep", "1"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.signal(), Some(2), "{stderr}");
+    assert!(stderr.contains("stopping after the batch in hand") && stderr.contains(" of 10000 pictures; the same command draws them again"), "{stderr}");
+    assert_eq!(stdout.lines().count(), 2, "{stdout}");
+    let files = workplace.files("out");
+    assert!(files.len() == 2 && files.contains(&"a-fish-0-sheet.png".to_string()), "{files:?}");
+}
+
 #[test]
 fn prompts_of_ten_thousand_words_and_of_strange_letters() {
     let workplace = Workplace::with_bundle();
     let long = "a red heart and a blue fish ".repeat(10_000 / 7);
     let finished = workplace.run(&["generate", &long, "--bundle", "tiny", "--count", "1", "--out", "long"]);
     assert_eq!(finished.status, 0, "{finished:?}");
-    assert!(finished.stderr.contains("warning: prompt: expected at most 10 text tokens, found"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("warning: prompt: expected at most 10 text tokens (`generator`), found"), "{}", finished.stderr);
     let png = std::fs::read(workplace.path("long").join(&workplace.files("long")[0])).unwrap();
     assert_eq!(texts(&png)["prompt"], long);
     for (prompt, out) in [("キツネ 🦊\u{202e}\n\t", "fox"), ("<pad><end>../..", "special"), ("-", "hyphen")] {

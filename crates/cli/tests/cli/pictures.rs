@@ -64,6 +64,19 @@ fn a_sheet_has_a_picture_for_each_line() {
 }
 
 #[test]
+fn prompts_that_are_cut_are_told_of() {
+    let workplace = workplace();
+    let long = "a red heart ".repeat(40);
+    workplace.write("prompts.txt", format!("a fish\n{long}\n"));
+    let finished = workplace.run(&["sheet", "prompts.txt", "--bundle", "tiny"]);
+    let warnings: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("only the start was read")).collect();
+    assert!(warnings.iter().all(|line| line.starts_with("warning: line 2: prompt: expected at most ")) && warnings.len() == 2, "{finished:?}");
+    let finished = workplace.run(&["rerank", &long, "a.png", "--bundle", "tiny"]);
+    assert!(finished.stderr.contains("warning: prompt: expected at most ") && finished.stderr.contains("(`contrastive`), found"), "{finished:?}");
+    assert!(!workplace.run(&["rerank", "a fish", "a.png", "--bundle", "tiny"]).stderr.contains("warning"));
+}
+
+#[test]
 fn a_file_without_prompts_is_an_error() {
     let workplace = Workplace::with_bundle();
     workplace.write("prompts.txt", "\n  \n");

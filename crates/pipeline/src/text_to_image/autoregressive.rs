@@ -1,8 +1,9 @@
 //! Text tokens -> image tokens, one after the other -> pixels (DALL-E mini).
 
-use super::{Made, MadePicture, Request, Truncation};
+use super::{Made, MadePicture, Request, Watch};
 use crate::manifest::ImageTokenSampling;
 use crate::progress::{Progress, Stage};
+use crate::reading::{self, Text, Truncation};
 use crate::rerank::no_text_tokenizer;
 use crate::{ImageTokenizerPart, Part, PipelineError, reconstruct};
 use smalti_data::Picture;
@@ -55,13 +56,14 @@ impl Autoregressive {
     }
 
     /// The pictures of a request, not ranked.
-    pub fn draw(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
+    pub fn draw(&self, request: &Request, watch: &mut Watch) -> Result<Made, PipelineError> {
         check(request)?;
         let (prompt, truncated) = self.encode(&request.prompt)?;
-        let image_tokens = self.draw_tokens(request, &prompt, progress)?;
-        let pictures = self.decode(&image_tokens, progress)?;
+        let image_tokens = self.draw_tokens(request, &prompt, watch)?;
+        let pictures = self.decode(&image_tokens, watch.progress)?;
         let made = |(index, (picture, image_tokens))| MadePicture { picture, index, score: None, image_tokens, film_strip: Vec::new() };
-        Ok(Made { pictures: pictures.into_iter().zip(image_tokens).enumerate().map(made).collect(), truncated })
+        let pictures: Vec<MadePicture> = pictures.into_iter().zip(image_tokens).enumerate().map(made).collect();
+        Ok(Made { drawn: pictures.len(), pictures, truncated: truncated.into_iter().collect() })
     }
 
     fn text_tokenizer(&self) -> Result<&TextTokenizer, PipelineError> {
@@ -69,11 +71,11 @@ impl Autoregressive {
     }
 
     fn encode(&self, prompt: &str) -> Result<(Encoded, Option<Truncation>), PipelineError> {
-        super::encode(self.text_tokenizer()?, Part::Generator, prompt, self.generator.config().text_token_count)
+        reading::read(self.text_tokenizer()?, Part::Generator, Text::Prompt, prompt, self.generator.config().text_token_count)
     }
 
     /// Image tokens of all pictures, batch by batch. The prompt is encoded once.
-    fn draw_tokens(&self, request: &Request, prompt: &Encoded, progress: &mut dyn FnMut(Progress)) -> Result<Vec<Vec<u32>>, PipelineError> {
+    fn draw_tokens(&self, request: &Request, prompt: &Encoded, watch: &mut Watch) -> Result<Vec<Vec<u32>>, PipelineError> {
         let guidance_scale = request.guidance_scale.unwrap_or(self.sampling.guidance_scale as f32);
         let (null, _) = self.encode("")?;
         let null = (guidance_scale != 1.0).then_some(&null);
@@ -81,10 +83,13 @@ impl Autoregressive {
         let mut image_tokens = Vec::with_capacity(request.count);
         for start in (0..request.count).step_by(request.batch_size) {
             let batch = start..request.count.min(start + request.batch_size);
+            if start > 0 && (watch.stop)() {
+                break;
+            }
             if start > 0 {
                 candidates = candidates.further(batch.len());
             }
-            image_tokens.extend(self.draw_batch(request, guidance_scale, &mut candidates, batch, progress)?);
+            image_tokens.extend(self.draw_batch(request, guidance_scale, &mut candidates, batch, watch.progress)?);
         }
         Ok(image_tokens)
     }

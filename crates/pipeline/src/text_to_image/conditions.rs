@@ -1,22 +1,31 @@
 //! What a diffusion network is told beside the noise: captions as states of a frozen text encoder, classes as numbers.
 
-use super::{Request, Truncation};
+use super::Request;
 use crate::manifest::{ClassifierConfig, DiffusionConfig, TextCondition};
 use crate::rerank::no_text_tokenizer;
-use crate::{Part, PipelineError, TextEncoderPart};
+use crate::{Part, PipelineError, TextEncoderPart, Truncation, reading};
 use burn::tensor::{Bool, Int, Tensor, TensorData};
 use smalti_models::generator::conditions::{Conditions, Text};
 
-/// The states of captions, and the first caption that did not fit.
-pub fn text_states<S: AsRef<str>>(encoder: &TextEncoderPart, condition: &TextCondition, captions: &[S]) -> Result<(Text, Option<Truncation>), PipelineError> {
+/// The states of captions, each [token_count] long, and what of them did not fit.
+pub fn text_states<S: AsRef<str>>(encoder: &TextEncoderPart, condition: &TextCondition, captions: &[S]) -> Result<(Text, Vec<Truncation>), PipelineError> {
+    states(encoder, condition, reading::Text::Prompt, captions)
+}
+
+fn states<S: AsRef<str>>(
+    encoder: &TextEncoderPart,
+    condition: &TextCondition,
+    text: reading::Text,
+    captions: &[S],
+) -> Result<(Text, Vec<Truncation>), PipelineError> {
     let part = Part::TextEncoder;
     let text_tokenizer = encoder.text_tokenizer.as_ref().ok_or_else(|| no_text_tokenizer(part))?;
-    let (mut tokens, mut visible, mut truncated) = (Vec::new(), Vec::new(), None);
+    let (mut tokens, mut visible, mut truncated) = (Vec::new(), Vec::new(), Vec::new());
     for caption in captions {
-        let (encoded, cut) = super::encode(text_tokenizer, part, caption.as_ref(), condition.token_count)?;
+        let (encoded, cut) = reading::read(text_tokenizer, part, text, caption.as_ref(), condition.token_count)?;
         tokens.extend(encoded.tokens.iter().map(|&token| i64::from(token)));
         visible.extend(encoded.visible);
-        truncated = truncated.or(cut);
+        truncated.extend(cut);
     }
     let (shape, device) = ([captions.len(), condition.token_count], encoder.model.device());
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, shape), &device);
@@ -30,6 +39,8 @@ pub fn text_states<S: AsRef<str>>(encoder: &TextEncoderPart, condition: &TextCon
 pub(super) struct Rows {
     prompt: Row,
     null: Row,
+    /// What of the texts did not fit.
+    pub truncated: Vec<Truncation>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,34 +52,30 @@ enum Row {
 
 impl Rows {
     /// Of each request; they lead away from the same. Reads prompts as the generator means them: captions, names of classes, or nothing at all.
-    pub fn of_all(config: &DiffusionConfig, encoder: Option<&TextEncoderPart>, requests: &[Request]) -> Result<Vec<(Self, Option<Truncation>)>, PipelineError> {
-        let mut all: Vec<(Self, Option<Truncation>)> = Vec::with_capacity(requests.len());
-        for request in requests {
-            let null = all.first().map(|(rows, _)| rows.null.clone()); // read once
-            all.push(Self::new(config, encoder, request, null)?);
-        }
-        Ok(all)
-    }
-
-    fn new(
-        config: &DiffusionConfig,
-        encoder: Option<&TextEncoderPart>,
-        request: &Request,
-        null: Option<Row>,
-    ) -> Result<(Self, Option<Truncation>), PipelineError> {
-        Ok(match (Meaning::of(config, request)?, &config.text, encoder) {
-            (Meaning::Caption(prompt), Some(condition), Some(encoder)) => {
-                let (text, truncated) = text_states(encoder, condition, &[prompt])?;
-                let null = match null {
-                    Some(null) => null,
-                    None => Row::Text(Box::new(text_states(encoder, condition, &[request.diffusion.negative.as_deref().unwrap_or("")])?.0)),
-                };
-                (Self { prompt: Row::Text(Box::new(text)), null }, truncated)
-            }
-            (Meaning::Class(number), ..) => (Self { prompt: Row::Class(number), null: Row::Class(config.classes.len() as i64) }, None),
-            // A caption is only meant where there is a text encoder, which was made sure of when the parts were put together.
-            _ => (Self { prompt: Row::Nothing, null: Row::Nothing }, None),
-        })
+    pub fn of_all(config: &DiffusionConfig, encoder: Option<&TextEncoderPart>, requests: &[Request]) -> Result<Vec<Self>, PipelineError> {
+        let mut null: Option<(Row, Vec<Truncation>)> = None; // read once
+        let mut of = |request: &Request| -> Result<Self, PipelineError> {
+            let rows = |prompt: Row, null: Row| Self { prompt, null, truncated: Vec::new() };
+            Ok(match (Meaning::of(config, request)?, &config.text, encoder) {
+                (Meaning::Caption(prompt), Some(condition), Some(encoder)) => {
+                    let read = |text: reading::Text, words: &str| -> Result<(Row, Vec<Truncation>), PipelineError> {
+                        let (text, truncated) = states(encoder, condition, text, &[words])?;
+                        Ok((Row::Text(Box::new(text)), truncated))
+                    };
+                    let (prompt, mut truncated) = read(reading::Text::Prompt, prompt)?;
+                    if null.is_none() {
+                        null = Some(read(reading::Text::Negative, request.diffusion.negative.as_deref().unwrap_or(""))?);
+                    }
+                    let (null, cut) = null.clone().unwrap_or((Row::Nothing, Vec::new()));
+                    truncated.extend(cut);
+                    Self { prompt, null, truncated }
+                }
+                (Meaning::Class(number), ..) => rows(Row::Class(number), Row::Class(config.classes.len() as i64)),
+                // A caption is only meant where there is a text encoder, which was made sure of when the parts were put together.
+                _ => rows(Row::Nothing, Row::Nothing),
+            })
+        };
+        requests.iter().map(&mut of).collect()
     }
 
     /// Whether guidance can change anything.

@@ -102,11 +102,14 @@ impl DiffusionSystem {
         let total = requests.len() * first.count;
         let mut made = Vec::with_capacity(total);
         for start in (0..total).step_by(first.batch_size) {
+            if start > 0 && (watch.stop)() {
+                break;
+            }
             let numbers = start..total.min(start + first.batch_size);
             // Which request a picture is of, and its number there.
             let places = numbers.clone().map(|number| (number / first.count, number % first.count));
             let rngs = places.clone().map(|(request, index)| picture_rng(requests[request].seed, index as u64)).collect();
-            let mut batch = Batch { request: first, rows: places.map(|(request, _)| &rows[request].0).collect(), pull, start, rngs };
+            let mut batch = Batch { request: first, rows: places.map(|(request, _)| &rows[request]).collect(), pull, start, rngs };
             let mut step = 0;
             let mut observe = |estimate: &Estimate| {
                 step += 1;
@@ -126,7 +129,11 @@ impl DiffusionSystem {
         let mut made = made.into_iter();
         let mut next =
             |index| made.next().map(|Drawn { picture, film_strip }| MadePicture { picture, index, score: None, image_tokens: Vec::new(), film_strip });
-        Ok(rows.iter().map(|(_, truncated)| Made { pictures: (0..first.count).map_while(&mut next).collect(), truncated: *truncated }).collect())
+        let of_request = |rows: Rows| {
+            let pictures: Vec<MadePicture> = (0..first.count).map_while(&mut next).collect();
+            Made { drawn: pictures.len(), pictures, truncated: rows.truncated }
+        };
+        Ok(rows.into_iter().map(of_request).collect())
     }
 
     /// The classifier that a request asks for, and the class.

@@ -9,12 +9,14 @@ use smalti_data::resize::{Filter, resize};
 /// Sides of latents that are decoded for a look; larger ones are shrunk before, so that it costs a small share of a step.
 const LATENT_LIMIT: usize = 16;
 
-/// Who is told of a request under way. Nobody's answer changes a picture.
+/// Who is told of a request under way. No answer changes a picture, but `stop` how many there are.
 pub struct Watch<'a> {
     /// After each step of each batch, and while decoding and ranking.
     pub progress: &'a mut dyn FnMut(Progress),
     /// After each step of a diffusion network.
     pub estimate: &'a mut dyn FnMut(&Estimate),
+    /// Asked before each batch but the first: whether to make do with the pictures drawn so far.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 /// The clean pictures that a step predicted; made visible only when asked for.

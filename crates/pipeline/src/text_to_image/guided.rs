@@ -234,7 +234,7 @@ mod tests {
         };
         let (level, scale) = (sigmas::level(2.0), 1.5);
         let (request, input_scale) = (Request::new(""), process.input_scale(&level));
-        let (rows, _) = Rows::of_all(&config, None, std::slice::from_ref(&request)).unwrap().remove(0);
+        let rows = Rows::of_all(&config, None, std::slice::from_ref(&request)).unwrap().remove(0);
         let sample: Vec<f32> = (0..48).map(|index| (index as f32 * 0.7).sin() * 2.0).collect();
         let input = scaled(&sample, input_scale);
         let clean = |pull| parameterization.clean(&level, &sample, &Guided::new(&stage, &request, &[&rows], [4, 4, 3]).pulled_by(pull).output(&input, &level));

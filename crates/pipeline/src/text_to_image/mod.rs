@@ -21,12 +21,11 @@ use crate::manifest::{Canvas, ClassifierModel, DiffusionConfig, GeneratorModel};
 use crate::parts::Generator;
 use crate::progress::Progress;
 use crate::rerank::no_text_tokenizer;
-use crate::{BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart, rerank};
+use crate::{BundleFolder, ClassifierPart, ContrastivePart, GeneratorPart, ImageTokenizerPart, Part, PipelineError, TextEncoderPart, Truncation, rerank};
 use autoregressive::Autoregressive;
 use burn::tensor::Device;
 use diffusion::DiffusionSystem;
 use smalti_data::Picture;
-use smalti_data::text_tokenizer::{Encoded, TextTokenizer};
 
 /// One picture and how it came about.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,16 +45,10 @@ pub struct MadePicture {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     pub pictures: Vec<MadePicture>,
-    /// Set when the prompt was longer than the generator reads.
-    pub truncated: Option<Truncation>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Truncation {
-    /// Text tokens of the prompt.
-    pub token_count: usize,
-    /// Text tokens that were read, from the start.
-    pub kept_count: usize,
+    /// Pictures drawn, kept or not: as many as were asked for, if nobody stopped it.
+    pub drawn: usize,
+    /// Texts that were longer than their reader takes.
+    pub truncated: Vec<Truncation>,
 }
 
 /// The parts of a bundle that make pictures, loaded once for many requests.
@@ -206,7 +199,7 @@ impl TextToImage {
 
     /// Makes the pictures of a request. `progress` is called after each step of each batch, and while decoding and ranking.
     pub fn generate(&self, request: &Request, progress: &mut dyn FnMut(Progress)) -> Result<Made, PipelineError> {
-        self.generate_watched(request, &mut Watch { progress, estimate: &mut |_| {} })
+        self.generate_watched(request, &mut Watch { progress, estimate: &mut |_| {}, stop: &|| false })
     }
 
     /// The same pictures, with a look at them on their way.
@@ -218,7 +211,7 @@ impl TextToImage {
     /// What [`Self::generate`] makes of each request. Where prompts can share a batch they do (diffusion), which takes less time than one after the other.
     pub fn generate_all(&self, requests: &[Request], progress: &mut dyn FnMut(Progress)) -> Result<Vec<Made>, PipelineError> {
         let alike = requests.chunk_by(Request::may_share_batches);
-        let made = alike.map(|requests| self.generate_alike(requests, &mut Watch { progress: &mut *progress, estimate: &mut |_| {} }));
+        let made = alike.map(|requests| self.generate_alike(requests, &mut Watch { progress: &mut *progress, estimate: &mut |_| {}, stop: &|| false }));
         Ok(made.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
@@ -229,7 +222,7 @@ impl TextToImage {
             check_keep(request, self.ranks())?;
         }
         let unranked: Vec<Made> = match &self.system {
-            System::Autoregressive(system) => requests.iter().map(|request| system.draw(request, watch.progress)).collect::<Result<_, _>>()?,
+            System::Autoregressive(system) => requests.iter().map(|request| system.draw(request, watch)).collect::<Result<_, _>>()?,
             System::Diffusion(system) => system.draw(requests, watch)?,
         };
         requests.iter().zip(unranked).map(|(request, made)| self.ranked(request, made, watch.progress)).collect()
@@ -241,21 +234,13 @@ impl TextToImage {
         let Some(contrastive) = self.contrastive.as_ref().filter(|_| !request.prompt.trim().is_empty()) else { return Ok(made) };
         let pictures: Vec<Picture> = made.pictures.iter().map(|made| made.picture.clone()).collect();
         let scores = rerank::scores(contrastive, &request.prompt, &pictures, progress)?;
+        made.truncated.extend(rerank::truncation(contrastive, &request.prompt)?);
         made.pictures.iter_mut().zip(&scores).for_each(|(made, score)| made.score = Some(*score));
         if let Some(keep) = request.keep {
             made.pictures = rerank::order(&scores).into_iter().take(keep).map(|index| made.pictures[index].clone()).collect();
         }
         Ok(made)
     }
-}
-
-/// A prompt as text tokens of a given number, and what did not fit.
-fn encode(text_tokenizer: &TextTokenizer, part: Part, prompt: &str, length: usize) -> Result<(Encoded, Option<Truncation>), PipelineError> {
-    let wrong = |source| PipelineError::TextTokenizer { part, source };
-    let encoded = text_tokenizer.encode(prompt, length).map_err(wrong)?;
-    let token_count = text_tokenizer.text_tokens(prompt).map_err(wrong)?.len();
-    let kept_count = encoded.end - usize::from(text_tokenizer.special_tokens().start.is_some());
-    Ok((encoded, (kept_count < token_count).then_some(Truncation { token_count, kept_count })))
 }
 
 fn absent(part: Part, expected: &str) -> PipelineError {
