@@ -51,41 +51,102 @@ impl GroupNorm {
 pub fn forward(x: &[f32], scale: &[f32], bias: &[f32], shape: GroupNorm, y: &mut [f32], mean: &mut [f32], inverse_deviation: &mut [f32]) {
     shape.check("group_norm", [x.len(), scale.len(), bias.len(), mean.len()]);
     assert!(y.len() == x.len() && inverse_deviation.len() == mean.len(), "group_norm {shape:?}: y {} and x {} differ", y.len(), x.len());
-    let GroupNorm { batch, pixels, channels, group_count, epsilon, silu } = shape;
+    let GroupNorm { batch, pixels, channels, group_count, silu, .. } = shape;
     if x.is_empty() {
         mean.fill(0.0);
         inverse_deviation.fill(0.0);
         return;
     }
     let set = InstructionSet::current();
-    let size = channels / group_count;
     // Sums are taken of x - shift, the shift being the mean of the picture's first pixel: without it the square of a large mean would swallow the variance.
     let mut shift = vec![0.0; batch * channels];
-    for picture in 0..batch {
-        for group in 0..group_count {
-            let first = picture * pixels * channels + group * size;
-            let value = x[first..first + size].iter().sum::<f32>() / size as f32;
-            shift[picture * channels + group * size..][..size].fill(value);
+    for (picture, shift) in shift.chunks_exact_mut(channels).enumerate() {
+        let size = channels / group_count;
+        for (first, shift) in x[picture * pixels * channels..].chunks_exact(size).zip(shift.chunks_exact_mut(size)) {
+            shift.fill(first.iter().sum::<f32>() / size as f32);
         }
     }
-    let run_total = batch * shape.run_count();
-    let mut sums = vec![0.0; run_total * 2 * channels];
-    let out = Shared::new(&mut sums);
-    each(run_total, |index| {
+    let run_count = shape.run_count();
+    let mut sums = vec![0.0; batch * run_count * 2 * channels];
+    // Per picture and channel: y = activation(x * factor + term).
+    let (mut factor, mut term) = (vec![0.0; batch * channels], vec![0.0; batch * channels]);
+    let past_caches = y.len() >= PAST_CACHES_FROM;
+    let (sums, factor, term) = (Shared::new(&mut sums), Shared::new(&mut factor), Shared::new(&mut term));
+    let (mean, inverse_deviation, out) = (Shared::new(mean), Shared::new(inverse_deviation), Shared::new(y));
+    let moments = |index: usize| {
         let (picture, range) = shape.run(index);
         // SAFETY: each run has sums of its own.
-        let sums = unsafe { out.slice(index * 2 * channels, 2 * channels) };
+        let sums = unsafe { sums.slice(index * 2 * channels, 2 * channels) };
         set.run(Moments { x: &x[range], shift: &shift[picture * channels..][..channels], sums });
-    });
-    // Per picture and channel: y = activation(x * factor + term).
-    let mut factor = vec![0.0; batch * channels];
-    let mut term = vec![0.0; batch * channels];
-    for picture in 0..batch {
+    };
+    let statistics = |picture: usize| {
+        let of_channels = picture * channels;
+        // SAFETY: each picture has statistics of its own, and its sums are complete.
+        unsafe {
+            let sums = sums.slice(picture * run_count * 2 * channels, run_count * 2 * channels);
+            Statistics {
+                shape: &shape,
+                shift: &shift[of_channels..][..channels],
+                scale,
+                bias,
+                mean: mean.slice(picture * group_count, group_count),
+                inverse_deviation: inverse_deviation.slice(picture * group_count, group_count),
+                factor: factor.slice(of_channels, channels),
+                term: term.slice(of_channels, channels),
+            }
+            .compute(sums);
+        }
+    };
+    let apply = |index: usize| {
+        let (picture, range) = shape.run(index);
+        // SAFETY: each run writes its own pixels; the factors of its picture are complete.
+        unsafe {
+            let (factor, term) = (factor.slice(picture * channels, channels), term.slice(picture * channels, channels));
+            set.run(Apply { x: &x[range.clone()], factor, term, silu, past_caches, y: out.slice(range.start, range.len()) });
+        }
+    };
+    in_phases(batch, run_count, moments, statistics, apply);
+}
+
+/// Calls `first` for each run of all pictures, then `between` for each picture, then `last` for each run. A picture of a single run goes through all of them at
+/// once, while it lies in the cache.
+fn in_phases(batch: usize, run_count: usize, first: impl Fn(usize) + Sync, between: impl Fn(usize) + Sync, last: impl Fn(usize) + Sync) {
+    if run_count == 1 {
+        return each(batch, |picture| {
+            first(picture);
+            between(picture);
+            last(picture);
+        });
+    }
+    each(batch * run_count, &first);
+    (0..batch).for_each(&between);
+    each(batch * run_count, &last);
+}
+
+/// The statistics of one picture, and what its channels are multiplied with and have added.
+struct Statistics<'a> {
+    shape: &'a GroupNorm,
+    shift: &'a [f32],
+    scale: &'a [f32],
+    bias: &'a [f32],
+    /// [group_count]
+    mean: &'a mut [f32],
+    inverse_deviation: &'a mut [f32],
+    /// [channels]
+    factor: &'a mut [f32],
+    term: &'a mut [f32],
+}
+
+impl Statistics<'_> {
+    /// From the sums [run_count, 2, channels] of [`Moments`].
+    fn compute(self, sums: &[f32]) {
+        let GroupNorm { pixels, channels, group_count, epsilon, .. } = *self.shape;
+        let size = channels / group_count;
         for group in 0..group_count {
+            let members = group * size..(group + 1) * size;
             let (mut sum, mut squares) = (0.0f64, 0.0f64);
-            for run in 0..shape.run_count() {
-                let sums = &sums[(picture * shape.run_count() + run) * 2 * channels..][..2 * channels];
-                for c in group * size..(group + 1) * size {
+            for sums in sums.chunks_exact(2 * channels) {
+                for c in members.clone() {
                     sum += f64::from(sums[c]);
                     squares += f64::from(sums[channels + c]);
                 }
@@ -94,24 +155,16 @@ pub fn forward(x: &[f32], scale: &[f32], bias: &[f32], shape: GroupNorm, y: &mut
             let offset = sum / count;
             let variance = (squares / count - offset * offset).max(0.0);
             let inverse = 1.0 / (variance + f64::from(epsilon)).sqrt();
-            let centre = f64::from(shift[picture * channels + group * size]) + offset;
-            mean[picture * group_count + group] = centre as f32;
-            inverse_deviation[picture * group_count + group] = inverse as f32;
-            for c in group * size..(group + 1) * size {
-                factor[picture * channels + c] = (inverse * f64::from(scale[c])) as f32;
-                term[picture * channels + c] = (f64::from(bias[c]) - centre * inverse * f64::from(scale[c])) as f32;
+            let centre = f64::from(self.shift[members.start]) + offset;
+            self.mean[group] = centre as f32;
+            self.inverse_deviation[group] = inverse as f32;
+            for c in members {
+                let scale = f64::from(self.scale[c]);
+                self.factor[c] = (inverse * scale) as f32;
+                self.term[c] = (f64::from(self.bias[c]) - centre * inverse * scale) as f32;
             }
         }
     }
-    let past_caches = y.len() >= PAST_CACHES_FROM;
-    let out = Shared::new(y);
-    each(run_total, |index| {
-        let (picture, range) = shape.run(index);
-        // SAFETY: each run writes its own pixels.
-        let y = unsafe { out.slice(range.start, range.len()) };
-        let (factor, term) = (&factor[picture * channels..][..channels], &term[picture * channels..][..channels]);
-        set.run(Apply { x: &x[range], factor, term, silu, past_caches, y });
-    });
 }
 
 /// Writes dx, dscale and dbias [channels] from dy and the statistics that `forward` wrote.
@@ -131,9 +184,9 @@ pub fn backward(
     shape.check("group_norm's gradient", [dy.len(), dscale.len(), dbias.len(), inverse_deviation.len()]);
     assert!(dx.len() == x.len(), "group_norm's gradient {shape:?}: expected dx of {}, found {}", x.len(), dx.len());
     let GroupNorm { batch, pixels, channels, group_count, silu, .. } = shape;
-    dscale.fill(0.0);
-    dbias.fill(0.0);
     if x.is_empty() {
+        dscale.fill(0.0);
+        dbias.fill(0.0);
         return;
     }
     let set = InstructionSet::current();
@@ -142,56 +195,62 @@ pub fn backward(
     let spread = |groups: &mut dyn Iterator<Item = f32>| -> Vec<f32> { groups.flat_map(|value| std::iter::repeat_n(value, size)).collect() };
     let inverse = spread(&mut inverse_deviation.iter().copied());
     let offset = spread(&mut mean.iter().zip(inverse_deviation).map(|(mean, inverse)| -mean * inverse));
-    let run_total = batch * shape.run_count();
-    let mut sums = vec![0.0; run_total * 2 * channels];
-    let (sums_out, dx_out) = (Shared::new(&mut sums), Shared::new(dx));
-    each(run_total, |index| {
+    let run_count = shape.run_count();
+    let mut sums = vec![0.0; batch * run_count * 2 * channels];
+    // dx = inverse * (g - mean(g) - normalised * mean(g * normalised)) with g = scale * d; as d * own + x * slope + term.
+    let (mut own, mut slope, mut term) = (vec![0.0; batch * channels], vec![0.0; batch * channels], vec![0.0; batch * channels]);
+    // Of each picture: sum of d * normalised, sum of d.
+    let mut totals = vec![0.0f64; batch * 2 * channels];
+    let (shared_totals, sums, dx) = (Shared::new(&mut totals), Shared::new(&mut sums), Shared::new(dx));
+    let (own, slope, term) = (Shared::new(&mut own), Shared::new(&mut slope), Shared::new(&mut term));
+    let add_up = |index: usize| {
         let (picture, range) = shape.run(index);
-        // SAFETY: each run has sums of its own.
-        let sums = unsafe { sums_out.slice(index * 2 * channels, 2 * channels) };
-        // SAFETY: each run writes its own pixels.
-        let dx = unsafe { dx_out.slice(range.start, range.len()) };
+        // SAFETY: each run has sums of its own, and writes its own pixels.
+        let (sums, dx) = unsafe { (sums.slice(index * 2 * channels, 2 * channels), dx.slice(range.start, range.len())) };
         let (inverse, offset) = (&inverse[picture * channels..][..channels], &offset[picture * channels..][..channels]);
         set.run(BackwardSums { x: &x[range.clone()], dy: &dy[range], scale, bias, inverse, offset, silu, dx, sums });
-    });
-    // dx = inverse * (g - mean(g) - normalised * mean(g * normalised)) with g = scale * d; as d * own + x * slope + term.
-    let mut own = vec![0.0; batch * channels];
-    let mut slope = vec![0.0; batch * channels];
-    let mut term = vec![0.0; batch * channels];
-    let mut totals = vec![0.0f64; 2 * channels];
-    let mut whole = vec![0.0f64; 2 * channels];
-    for picture in 0..batch {
-        totals.fill(0.0);
-        for run in 0..shape.run_count() {
-            let sums = &sums[(picture * shape.run_count() + run) * 2 * channels..][..2 * channels];
+    };
+    let coefficients = |picture: usize| {
+        // SAFETY: each picture has totals and coefficients of its own, and its sums are complete.
+        let (totals, sums, own, slope, term) = unsafe {
+            let first = picture * channels;
+            let sums = sums.slice(picture * run_count * 2 * channels, run_count * 2 * channels);
+            (
+                shared_totals.slice(picture * 2 * channels, 2 * channels),
+                sums,
+                own.slice(first, channels),
+                slope.slice(first, channels),
+                term.slice(first, channels),
+            )
+        };
+        for sums in sums.chunks_exact(2 * channels) {
             totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += f64::from(*sum));
         }
-        whole.iter_mut().zip(&totals).for_each(|(whole, total)| *whole += total);
         for group in 0..group_count {
             let members = group * size..(group + 1) * size;
             let count = (pixels * size) as f64;
             let along = members.clone().map(|c| f64::from(scale[c]) * totals[c]).sum::<f64>() / count;
             let level = members.clone().map(|c| f64::from(scale[c]) * totals[channels + c]).sum::<f64>() / count;
             for c in members {
-                let i = picture * channels + c;
-                let (inverse, offset) = (f64::from(inverse[i]), f64::from(offset[i]));
-                own[i] = (inverse * f64::from(scale[c])) as f32;
-                slope[i] = (-inverse * inverse * along) as f32;
-                term[i] = (-inverse * (level + offset * along)) as f32;
+                let (inverse, offset) = (f64::from(inverse[picture * channels + c]), f64::from(offset[picture * channels + c]));
+                own[c] = (inverse * f64::from(scale[c])) as f32;
+                slope[c] = (-inverse * inverse * along) as f32;
+                term[c] = (-inverse * (level + offset * along)) as f32;
             }
         }
-    }
-    for c in 0..channels {
-        dscale[c] = whole[c] as f32;
-        dbias[c] = whole[channels + c] as f32;
-    }
-    each(run_total, |index| {
+    };
+    let apply = |index: usize| {
         let (picture, range) = shape.run(index);
-        // SAFETY: each run writes its own pixels.
-        let dx = unsafe { dx_out.slice(range.start, range.len()) };
-        let of = |values: &'_ [f32]| -> *const f32 { values[picture * channels..].as_ptr() };
-        set.run(BackwardApply { x: &x[range], channels, own: of(&own), slope: of(&slope), term: of(&term), dx });
-    });
+        // SAFETY: each run writes its own pixels; the coefficients of its picture are complete.
+        let (dx, [own, slope, term]) =
+            unsafe { (dx.slice(range.start, range.len()), [&own, &slope, &term].map(|values| values.slice(picture * channels, channels))) };
+        set.run(BackwardApply { x: &x[range], channels, own: own.as_ptr(), slope: slope.as_ptr(), term: term.as_ptr(), dx });
+    };
+    in_phases(batch, run_count, add_up, coefficients, apply);
+    for c in 0..channels {
+        dscale[c] = (0..batch).map(|picture| totals[picture * 2 * channels + c]).sum::<f64>() as f32;
+        dbias[c] = (0..batch).map(|picture| totals[(picture * 2 + 1) * channels + c]).sum::<f64>() as f32;
+    }
 }
 
 /// Calls `body(start, count)` for vectors over the channels; `count` is below LANES only at the end.

@@ -1,39 +1,51 @@
 //! Attention from a few queries, as when tokens are decoded one by one: keys lie in the lanes of vectors, and values are read where they are.
 
+use super::Plane;
 use super::forward::{KEY_CHUNK, NO_SCORE, Pair};
 use crate::instruction_set::{InstructionSet, Kernel};
 use crate::memory::Scratch;
 use crate::product::pack_panel;
-use crate::vector::{Vector, exp2_up_to_zero, load, store};
+use crate::vector::{Vector, exp2_up_to_zero, load, prefetch_to_second_level, store};
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
 /// Up to this many queries go one by one: a panel of them would be mostly empty.
 pub(super) const FEW_QUERIES: usize = 4;
 /// Vectors of keys or channels that are summed side by side.
 const SIDE_BY_SIDE: usize = 4;
+/// Keys that are turned at a time: with 64 channels they stay in the first-level cache until their scores are known. A multiple of what the widest vectors hold side by side.
+const KEY_GROUP: usize = 64;
 
 /// Attends from all queries of a pair, bit for bit as a panel would.
 pub(super) fn few_queries(set: InstructionSet, pair: &Pair) {
     let [query, key, value] = &pair.planes;
     let (channels, queries) = (pair.shape.channels, pair.shape.queries);
     let end = pair.shape.limit(queries - 1);
-    let (mut keys_packed, mut sums) = (Scratch::new(channels * KEY_CHUNK), Scratch::new(queries * channels));
-    let (keys_packed, sums) = (keys_packed.as_mut_slice(), sums.as_mut_slice());
+    let (mut turned, mut sums) = (Scratch::new(channels * KEY_GROUP), Scratch::new(queries * channels));
+    let (turned, sums) = (turned.as_mut_slice(), sums.as_mut_slice());
     sums.fill(0.0);
     let mut running = [(NO_SCORE, 0.0); FEW_QUERIES];
+    let mut scores = [[0.0; KEY_CHUNK]; FEW_QUERIES];
     for first in (0..end).step_by(KEY_CHUNK) {
         let keys = first..(first + KEY_CHUNK).min(end);
-        pack_panel(set, &key.transposed(end, channels), first, KEY_CHUNK, keys_packed);
-        for i in (0..queries).filter(|i| first < pair.shape.limit(*i)) {
-            let mut scores = [0.0; KEY_CHUNK];
-            let query = query.row(i, channels);
-            let sums = &mut sums[i * channels..][..channels];
-            set.run(Scores { query, keys: keys_packed, scores: &mut scores });
+        let seeing = || (0..queries).filter(|i| first < pair.shape.limit(*i));
+        for (group, start) in keys.clone().step_by(KEY_GROUP).enumerate() {
+            // Memory is slow to begin each page: what comes next is asked for while these keys are turned.
+            ask_for(key, start + KEY_GROUP..(start + 2 * KEY_GROUP).min(end), channels);
+            ask_for(value, start..(start + KEY_GROUP).min(end), channels);
+            pack_panel(set, &key.transposed(end, channels), start, KEY_GROUP, turned);
+            for i in seeing() {
+                let scores = &mut scores[i][group * KEY_GROUP..][..KEY_GROUP];
+                set.run(Scores { query: query.row(i, channels), keys: turned, scores });
+            }
+        }
+        for i in seeing() {
+            let scores = &mut scores[i][..keys.len().next_multiple_of(KEY_GROUP)];
             pair.hide(i..i + 1, keys.clone(), 1, &mut scores[..keys.len()]);
             scores[keys.len()..].fill(f32::NEG_INFINITY);
-            let factor = set.run(Exponentials { scores: &mut scores, key_count: keys.len(), scale: pair.shape.scale, running: &mut running[i] });
+            let factor = set.run(Exponentials { scores, key_count: keys.len(), scale: pair.shape.scale, running: &mut running[i] });
             let (values, stride) = (&value.values[keys.start * value.stride..], value.stride);
-            set.run(Values { weights: &scores[..keys.len()], values, stride, factor, sums });
+            set.run(Values { weights: &scores[..keys.len()], values, stride, factor, sums: &mut sums[i * channels..][..channels] });
         }
     }
     for (i, (largest, sum)) in running[..queries].iter().enumerate() {
@@ -41,11 +53,20 @@ pub(super) fn few_queries(set: InstructionSet, pair: &Pair) {
     }
 }
 
-/// Scores of one query with a chunk of keys [channels, KEY_CHUNK].
+/// Brings some rows of a plane nearer.
+fn ask_for(plane: &Plane, rows: Range<usize>, channels: usize) {
+    const LINE: usize = 64 / size_of::<f32>();
+    for row in rows {
+        let row = plane.row(row, channels).as_ptr();
+        (0..channels).step_by(LINE).for_each(|c| prefetch_to_second_level(row.wrapping_add(c)));
+    }
+}
+
+/// Scores of one query with a group of keys [channels, KEY_GROUP].
 struct Scores<'a> {
     query: &'a [f32],
     keys: &'a [f32],
-    scores: &'a mut [f32; KEY_CHUNK],
+    scores: &'a mut [f32],
 }
 
 impl Kernel for Scores<'_> {
@@ -55,7 +76,7 @@ impl Kernel for Scores<'_> {
     fn run<V: Vector>(self) {
         for (first, scores) in self.scores.chunks_exact_mut(SIDE_BY_SIDE * V::LANES).enumerate() {
             let mut sums = [V::zero(); SIDE_BY_SIDE];
-            for (query, keys) in self.query.iter().zip(self.keys.chunks_exact(KEY_CHUNK)) {
+            for (query, keys) in self.query.iter().zip(self.keys.chunks_exact(KEY_GROUP)) {
                 let query = V::splat(*query);
                 let keys = &keys[first * SIDE_BY_SIDE * V::LANES..][..SIDE_BY_SIDE * V::LANES];
                 for (n, sum) in sums.iter_mut().enumerate() {
@@ -73,7 +94,7 @@ impl Kernel for Scores<'_> {
 
 /// Scores become exponentials relative to the largest so far; answers the factor that takes what was summed before to the same.
 struct Exponentials<'a> {
-    scores: &'a mut [f32; KEY_CHUNK],
+    scores: &'a mut [f32],
     key_count: usize,
     scale: f32,
     /// The largest score, and the sum of exponentials relative to it.

@@ -7,7 +7,7 @@
 
 use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
-use super::sums::{Columns, Place, sum};
+use super::sums::{Place, sum};
 use crate::convolution::{self as plain, Added, Convolution};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
@@ -161,7 +161,7 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
     shape.check("bf16 convolution's weight gradient", Some(x.len()), Some(dweight.len()), Some(dy.len()));
     let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
     shape.check_bias_gradient("bf16 convolution's bias gradient", dbias.as_deref());
-    let filtered = winograd::applies_to_weight_gradient(&shape);
+    let filtered = filters_weight_gradient(set, &shape);
     if !units_are_faster(set, filtered) {
         #[cfg(target_arch = "x86_64")]
         if filtered && set.multiplies_pairs_of_integers() {
@@ -177,14 +177,18 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
         }
         return;
     }
+    if let Some(dbias) = dbias {
+        row_sums(set, dy, 1, dbias);
+    }
+    if let Some(few) = few_channels(&shape) {
+        return by_neighbourhoods(set, few, x, dy, shape, dweight);
+    }
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let pixels = batch * output_height * output_width;
     let mut picture = Bordered::new(set, x, [batch, height, width, input_channels], [before; 2], [after; 2]);
     let mut scratch = std::mem::replace(&mut picture.scratch, Scratch::new(0));
     let values = &*scratch.as_mut_of::<bf16>();
-    let depth = pixels.next_multiple_of(depth_step(set));
-    let mut turned = transpose(set, dy, pixels, output_channels, depth);
-    let turned = Columns { a: turned.as_mut_of(), height: output_channels, stride: depth };
+    let mut turned = transpose(set, dy, pixels, output_channels);
     // dy is the transposed side, once for all taps; so each tap's gradient comes out as [output, input].
     let panels_per_tap = input_channels.div_ceil(WIDTH);
     let tap_len = input_channels * output_channels;
@@ -194,7 +198,7 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
         let first = panel % panels_per_tap * WIDTH;
         Place { start: panel / panels_per_tap * tap_len + first, used: WIDTH.min(input_channels - first) }
     };
-    sum(set, &turned, shape.taps() * panels_per_tap, &Shared::new(gradients), input_channels, place, |panel, depths, pairs| {
+    sum(set, &mut turned, output_channels, shape.taps() * panels_per_tap, &Shared::new(gradients), input_channels, place, |panel, depths, pairs| {
         let (tap, first) = (panel / panels_per_tap, panel % panels_per_tap * WIDTH);
         let used = WIDTH.min(input_channels - first);
         let from = picture.at(0, tap / kernel_size, tap % kernel_size) + first;
@@ -214,7 +218,82 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
             row.iter_mut().enumerate().for_each(|(o, to)| *to = from[o * input_channels + c]);
         }
     });
-    if let Some(dbias) = dbias {
-        row_sums(set, dy, 1, dbias);
+}
+
+/// Whether Winograd's filtering is taken for a weight gradient.
+pub(super) fn filters_weight_gradient(set: InstructionSet, shape: &Convolution) -> bool {
+    winograd::applies_to_weight_gradient(shape) && !(set.has_bf16_units() && few_channels(shape).is_some())
+}
+
+/// The side of a convolution that has so few channels that panels of single taps would be mostly empty.
+#[derive(Clone, Copy, PartialEq)]
+enum Few {
+    Inputs,
+    Outputs,
+}
+
+fn few_channels(shape: &Convolution) -> Option<Few> {
+    let &Convolution { input_channels, output_channels, kernel_size, stride, before, after, .. } = shape;
+    let fits = |channels: usize| shape.taps() > 1 && shape.taps() * channels <= 2 * WIDTH;
+    // Pixels of dy around a pixel of x lie in a square only where none is left out.
+    let seen_from_inputs = stride == 1 && before.max(after) < kernel_size;
+    match (fits(input_channels), fits(output_channels) && seen_from_inputs) {
+        (true, true) if output_channels < input_channels => Some(Few::Outputs),
+        (true, _) => Some(Few::Inputs),
+        (false, true) => Some(Few::Outputs),
+        (false, false) => None,
+    }
+}
+
+/// dweight, a row of neighbours for each pixel of the side with many channels: all taps of the other side at once.
+fn by_neighbourhoods(set: InstructionSet, few: Few, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32]) {
+    let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
+    let (output_height, output_width) = (shape.output_height(), shape.output_width());
+    let (many, channels, many_channels, [rows, columns], picture, step) = match few {
+        Few::Inputs => {
+            let picture = Bordered::new(set, x, [batch, height, width, input_channels], [before; 2], [after; 2]);
+            (dy, input_channels, output_channels, [output_height, output_width], picture, stride)
+        }
+        Few::Outputs => {
+            // A pixel of x sees dy through the taps turned around.
+            let (before, after) = (kernel_size - 1 - before, kernel_size - 1 - after);
+            let picture = Bordered::new(set, dy, [batch, output_height, output_width, output_channels], [before; 2], [after; 2]);
+            (x, output_channels, input_channels, [height, width], picture, 1)
+        }
+    };
+    let (pixels, row_len) = (batch * rows * columns, shape.taps() * channels);
+    let mut neighbours = Scratch::new((pixels * row_len).div_ceil(2));
+    let neighbours = neighbours.as_mut_of::<bf16>();
+    let (out, mut picture) = (Shared::new(neighbours), picture);
+    let mut scratch = std::mem::replace(&mut picture.scratch, Scratch::new(0));
+    let values = &*scratch.as_mut_of::<bf16>();
+    each(batch * rows, |line| {
+        // SAFETY: each line is one task's.
+        let out = unsafe { out.slice(line * columns * row_len, columns * row_len) };
+        for (column, row) in out.chunks_exact_mut(row_len.max(1)).enumerate() {
+            for (tap, to) in row.chunks_exact_mut(channels.max(1)).enumerate() {
+                let from = picture.at(line / rows, line % rows * step + tap / kernel_size, column * step + tap % kernel_size);
+                to.copy_from_slice(&values[from..from + channels]);
+            }
+        }
+    });
+    let neighbours = &*neighbours;
+    let mut turned = transpose(set, many, pixels, many_channels);
+    let mut gradients = Scratch::new(dweight.len());
+    let gradients = gradients.as_mut_slice();
+    let place = |panel: usize| Place { start: panel * WIDTH, used: WIDTH.min(row_len - panel * WIDTH) };
+    sum(set, &mut turned, many_channels, row_len.div_ceil(WIDTH), &Shared::new(gradients), row_len, place, |panel, depths, pairs| {
+        let Place { start, used } = place(panel);
+        let row = |pixel: usize| if pixel < pixels { &neighbours[pixel * row_len + start..][..used] } else { &[] };
+        pack_rows(set, depths.start, row, pairs);
+    });
+    for (tap, out) in dweight.chunks_exact_mut((input_channels * output_channels).max(1)).enumerate() {
+        for (i, to) in out.iter_mut().enumerate() {
+            let (c, o) = (i / output_channels, i % output_channels);
+            *to = match few {
+                Few::Inputs => gradients[o * row_len + tap * channels + c],
+                Few::Outputs => gradients[c * row_len + (shape.taps() - 1 - tap) * channels + o],
+            };
+        }
     }
 }

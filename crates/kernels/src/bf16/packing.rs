@@ -204,11 +204,15 @@ impl<E: Element> Source<'_, E> {
 
     /// Pairs of one panel, for some taps: [taps][stride / 2][WIDTH], zeros beyond the last depth and column.
     pub fn pack(&self, set: InstructionSet, taps: impl Iterator<Item = usize>, panel: usize, stride: usize, out: &mut [u32]) {
+        if self.column_stride != 1 {
+            let outs = out.chunks_exact_mut((stride / 2 * WIDTH).max(1));
+            return taps.zip(outs).for_each(|(tap, out)| set.run(PackTransposed { source: self, set, tap, panel, out }));
+        }
         set.run(Compiled(
             #[inline(always)]
             || {
                 for (tap, out) in taps.zip(out.chunks_exact_mut((stride / 2 * WIDTH).max(1))) {
-                    if self.column_stride == 1 { self.pack_tap(set, tap, panel, out) } else { self.pack_transposed_tap(tap, panel, out) }
+                    self.pack_tap(set, tap, panel, out);
                 }
             },
         ));
@@ -249,29 +253,50 @@ impl<E: Element> Source<'_, E> {
             self.pack_pair(set, tap, pair, panel, out);
         }
     }
+}
+
+/// A panel of a B that lies column by column.
+struct PackTransposed<'a, E> {
+    source: &'a Source<'a, E>,
+    set: InstructionSet,
+    tap: usize,
+    panel: usize,
+    /// [stride / 2][WIDTH]
+    out: &'a mut [u32],
+}
+
+impl<E: Element> Kernel for PackTransposed<'_, E> {
+    type Output = ();
 
     #[inline(always)]
-    fn pack_transposed_tap(&self, tap: usize, panel: usize, out: &mut [u32]) {
-        out.fill(0);
+    fn run<V: Vector>(self) {
+        let Self { source, set, tap, panel, out } = self;
+        let &Source { values, tap_stride, depth, depth_stride, columns, column_stride } = source;
         let first = panel * WIDTH;
-        // Sixteen pairs at a time: both sides then stay within a few cache lines.
-        for block in (0..self.depth).step_by(32) {
-            let end = (block + 32).min(self.depth);
-            for column in 0..WIDTH.min(self.columns - first) {
-                let start = tap * self.tap_stride + (first + column) * self.column_stride;
-                if self.depth_stride == 1 {
-                    let (pairs, last) = self.values[start + block..start + end].as_chunks::<2>();
-                    for (i, [even, odd]) in pairs.iter().enumerate() {
-                        out[(block / 2 + i) * WIDTH + column] = u32::from(even.bits()) | u32::from(odd.bits()) << 16;
-                    }
-                    if let [even] = last {
-                        out[end / 2 * WIDTH + column] = u32::from(even.bits());
-                    }
-                } else {
-                    for d in block..end {
-                        out[d / 2 * WIDTH + column] |= u32::from(self.values[start + d * self.depth_stride].bits()) << (16 * (d % 2));
-                    }
+        let column_count = WIDTH.min(columns - first);
+        let start = |column: usize| tap * tap_stride + (first + column) * column_stride;
+        // Blocks of as many depths as columns, by squares; both sides then stay within a few cache lines.
+        let floats = E::as_floats(values).filter(|_| depth_stride == 1 && column_count == WIDTH).unwrap_or_default();
+        let squares = if floats.is_empty() { 0 } else { depth / BLOCK * BLOCK };
+        let mut rounded = [[0u32; BLOCK / 2]; WIDTH];
+        for block in (0..squares).step_by(BLOCK) {
+            for (column, rounded) in rounded.iter_mut().enumerate() {
+                // SAFETY: pairs are two elements each.
+                let rounded = unsafe { std::slice::from_raw_parts_mut(rounded.as_mut_ptr().cast(), BLOCK) };
+                round(set, &floats[start(column) + block..][..BLOCK], rounded);
+            }
+            let out = &mut out[block / 2 * WIDTH..][..BLOCK / 2 * WIDTH];
+            for column in (0..WIDTH).step_by(8) {
+                for pair in (0..BLOCK / 2).step_by(8) {
+                    // SAFETY: both hold squares of pairs, eight rows of eight each, and what is moved may have any bits.
+                    unsafe { V::transpose_square(rounded[column][pair..].as_ptr().cast(), BLOCK / 2, out[pair * WIDTH + column..].as_mut_ptr().cast(), WIDTH) };
                 }
+            }
+        }
+        out[squares / 2 * WIDTH..].fill(0);
+        for column in 0..column_count {
+            for d in squares..depth {
+                out[d / 2 * WIDTH + column] |= u32::from(values[start(column) + d * depth_stride].bits()) << (16 * (d % 2));
             }
         }
     }
@@ -317,14 +342,35 @@ pub(super) fn pack_rows<'a>(set: InstructionSet, first: usize, row: impl Fn(usiz
     ));
 }
 
-/// values [depth, columns] -> bf16 [columns][stride], zeros beyond the depth.
-pub(super) fn transpose(set: InstructionSet, values: &[f32], depth: usize, columns: usize, stride: usize) -> Scratch {
+/// Columns as [`transpose`] leaves them.
+pub(super) struct Transposed {
+    scratch: Scratch,
+    /// Of a column: its depths and zeros behind, up to whole steps of the units.
+    pub depth: usize,
+    /// From one column to the next.
+    pub stride: usize,
+}
+
+impl Transposed {
+    /// [columns][stride]
+    pub fn values(&mut self) -> &[u16] {
+        self.scratch.as_mut_of()
+    }
+}
+
+/// values [depth, columns] -> bf16 [columns][stride].
+pub(super) fn transpose(set: InstructionSet, values: &[f32], depth: usize, columns: usize) -> Transposed {
+    /// Columns such a distance apart, in elements, share few sets of the caches, and push each other out while they are written side by side.
+    const SHARED_SETS: usize = 512;
+    const APART: usize = 64;
+    let whole = depth.next_multiple_of(depth_step(set));
+    let stride = if whole > 0 && whole.is_multiple_of(SHARED_SETS) { whole + APART } else { whole };
     let mut scratch = Scratch::new((columns * stride).div_ceil(2));
     let out = Shared::new(scratch.as_mut_of::<u32>());
-    let block_count = stride.div_ceil(BLOCK);
-    let task_count = (columns * stride).div_ceil(TASK_LEN).min(block_count);
-    each(task_count, |task| set.run(Transpose { set, values, depth, columns, stride, blocks: part(block_count, task_count, task), out: &out }));
-    scratch
+    let block_count = whole.div_ceil(BLOCK);
+    let task_count = (columns * whole).div_ceil(TASK_LEN).min(block_count);
+    each(task_count, |task| set.run(Transpose { set, values, depth, columns, whole, stride, blocks: part(block_count, task_count, task), out: &out }));
+    Transposed { scratch, depth: whole, stride }
 }
 
 /// Some blocks of [`transpose`], as pairs of depths.
@@ -333,6 +379,8 @@ struct Transpose<'a> {
     values: &'a [f32],
     depth: usize,
     columns: usize,
+    /// The depth with the zeros behind it.
+    whole: usize,
     stride: usize,
     blocks: Range<usize>,
     /// [columns][stride / 2]
@@ -344,10 +392,10 @@ impl Kernel for Transpose<'_> {
 
     #[inline(always)]
     fn run<V: Vector>(self) {
-        let Self { set, values, depth, columns, stride, blocks, out } = self;
+        let Self { set, values, depth, columns, whole, stride, blocks, out } = self;
         let mut pairs = [[0u32; WIDTH]; BLOCK / 2];
         for block in blocks {
-            let used_pairs = (stride - block * BLOCK).min(BLOCK) / 2;
+            let used_pairs = (whole - block * BLOCK).min(BLOCK) / 2;
             for first in (0..columns).step_by(WIDTH) {
                 let used = WIDTH.min(columns - first);
                 for (i, pair) in pairs.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::packing::{Element, Source, WIDTH, depth_step, in_f32, round_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
-use super::sums::{Columns, Place, sum};
+use super::sums::{Place, sum};
 use crate::instruction_set::InstructionSet;
 use crate::memory::Shared;
 use crate::product::{self, Sizes};
@@ -56,12 +56,10 @@ pub(super) fn multiply_transposed_on(set: InstructionSet, a: &[f32], b: &[f32], 
         }
         return;
     }
-    let stride = depth.next_multiple_of(depth_step(set));
-    let mut turned = transpose(set, a, depth, rows, stride);
+    let mut turned = transpose(set, a, depth, rows);
     let source = Source { values: b, tap_stride: 0, depth, depth_stride: columns, columns, column_stride: 1 };
     let place = |panel: usize| Place { start: panel * WIDTH, used: WIDTH.min(columns - panel * WIDTH) };
-    let turned = Columns { a: turned.as_mut_of(), height: rows, stride };
-    sum(set, &turned, columns.div_ceil(WIDTH), &Shared::new(y), columns, place, |panel, depths, pairs| {
+    sum(set, &mut turned, rows, columns.div_ceil(WIDTH), &Shared::new(y), columns, place, |panel, depths, pairs| {
         source.rows(depths).pack(set, std::iter::once(0), panel, pairs.len() / WIDTH * 2, pairs);
     });
     if let Some(sums) = column_sums {

@@ -1,7 +1,7 @@
 //! y = A^T B, a sum over a long depth (rows of a batch, pixels): weight gradients.
 
 use super::block::Block;
-use super::packing::WIDTH;
+use super::packing::{Transposed, WIDTH};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::threads::{count, each, part};
@@ -16,40 +16,35 @@ pub(super) struct Place {
     pub used: usize,
 }
 
-/// A transposed [height][stride] as `transpose` leaves it.
-pub(super) struct Columns<'a> {
-    pub a: &'a [u16],
-    pub height: usize,
-    pub stride: usize,
-}
-
-/// For each panel: y [height, used] = sum over depth of A^T B. `pack(panel, depths, pairs)` fills pairs [depths / 2][32] of B, zeros beyond the end.
+/// For each panel: y [height, used] = sum over depth of A^T B, of which A has `height` columns. `pack(panel, depths, pairs)` fills pairs [depths / 2][32] of B, zeros beyond the end.
 /// Rows of y lie `out_stride` apart.
 pub(super) fn sum(
     set: InstructionSet,
-    columns: &Columns,
+    columns: &mut Transposed,
+    height: usize,
     panel_count: usize,
     out: &Shared<f32>,
     out_stride: usize,
     place: impl Fn(usize) -> Place + Sync,
     pack: impl Fn(usize, Range<usize>, &mut [u32]) + Sync,
 ) {
-    let &Columns { a, height, stride } = columns;
+    let (depth, stride) = (columns.depth, columns.stride);
+    let a = columns.values();
     assert!(a.len() >= height * stride, "bf16 sum: columns beyond A");
     // How the rows of y are shared out changes no element; each share packs B again, so there are no more than keep the threads busy.
-    let group_count = (2 * count()).div_ceil(panel_count.max(1)).clamp(1, height.div_ceil(96).max(1));
+    let group_count = (2 * count()).div_ceil(panel_count.max(1)).clamp(1, height.div_ceil(32).max(1));
     each(panel_count * group_count, |task| {
         let (panel, rows) = (task / group_count, part(height, group_count, task % group_count));
         let Place { start, used } = place(panel);
         let out_rows: Vec<usize> = rows.clone().map(|row| start + row * out_stride).collect();
         let mut scratch = Scratch::new(CHUNK / 2 * WIDTH);
         let pairs = scratch.as_mut_of::<u32>();
-        if stride == 0 {
+        if depth == 0 {
             // SAFETY: these rows of this panel are this task's.
             out_rows.iter().for_each(|row| unsafe { out.slice(*row, used) }.fill(0.0));
         }
-        for chunk in (0..stride).step_by(CHUNK) {
-            let depths = chunk..(chunk + CHUNK).min(stride);
+        for chunk in (0..depth).step_by(CHUNK) {
+            let depths = chunk..(chunk + CHUNK).min(depth);
             pack(panel, depths.clone(), &mut pairs[..depths.len() / 2 * WIDTH]);
             let starts: Vec<usize> = rows.clone().map(|row| row * stride + chunk).collect();
             let block = Block {

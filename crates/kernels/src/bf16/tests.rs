@@ -1,6 +1,6 @@
 //! Against sums in f64 over inputs rounded to bf16, on every instruction set of this processor and on AMX tiles in software.
 
-use super::convolution::{forward_on, input_gradient_on, weight_gradient_on};
+use super::convolution::{filters_weight_gradient, forward_on, input_gradient_on, weight_gradient_on};
 use super::product::{multiply_on, multiply_transposed_on};
 use super::{Element, rounded};
 use crate::InstructionSet;
@@ -108,7 +108,7 @@ fn check_convolution(shape: Convolution, seed: u64) {
         }
         let (mut found, mut found_bias) = (poisoned(weight.len()), poisoned(output_channels));
         weight_gradient_on(set, x, dy, shape, &mut found, Some(&mut found_bias));
-        if in_integers && winograd::applies_to_weight_gradient(&shape) {
+        if in_integers && filters_weight_gradient(set, &shape) {
             check_close(&name("dweight"), &found, &unrounded_dweight, INTEGERS_TOLERANCE);
         } else {
             check_close(&name("dweight"), &found, &dweight, TOLERANCE);

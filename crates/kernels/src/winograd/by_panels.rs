@@ -1,10 +1,10 @@
-//! The same where there are many weights. All 36 values of all weights, four times the weights, would go to memory and come back for every few tiles. So the
-//! tiles are taken in large blocks, and for each of them one panel of output channels after the other: slice by slice of the depth, weights become their 36
-//! values in the second-level cache, and the products are added up there.
+//! The same where there are many weights, or few tiles. All 36 values of all weights, four times the weights, would go to memory and come back for every few
+//! tiles. So the tiles are taken in large blocks, and for each of them one panel of output channels after the other: slice by slice of the depth, weights become
+//! their 36 values in the second-level cache, and the products are added up there.
 
 use super::convolve::{Arithmetic, Block, Picture, Pixels, Sizes, Taps, slices};
 use super::{Grid, POINTS, apart};
-use crate::convolution::Added;
+use crate::convolution::{Added, Convolution};
 use crate::instruction_set::InstructionSet;
 use crate::memory::{Scratch, Shared};
 use crate::product::Source;
@@ -20,9 +20,11 @@ const TILES_OF_BLOCK: usize = 96;
 /// Tiles that one task transforms.
 const TILE_STEP: usize = 4;
 
-/// Whether all panels would better be transformed for every block of tiles. It changes no bit of the result, so the threads may play a part.
-pub(super) fn many_weights<W: Weight>(set: InstructionSet, weights: &Source<W>) -> bool {
-    weights.depth * weights.columns >= MANY && weights.columns.div_ceil(set.panel_width()) >= PANELS_PER_THREAD * count()
+/// Whether all panels would better be transformed for every block of tiles: where there are many weights, or one block. It changes no bit of the result, so the
+/// threads may play a part.
+pub(super) fn applies<W: Weight>(set: InstructionSet, shape: &Convolution, weights: &Source<W>) -> bool {
+    let one_block = shape.batch * Grid::of(shape).tile_count() <= TILES_OF_BLOCK;
+    (one_block || weights.depth * weights.columns >= MANY) && weights.columns.div_ceil(set.panel_width()) >= PANELS_PER_THREAD * count()
 }
 
 pub(super) fn by_panels<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, picture: &Picture, weights: &Source<W>, added: Added, y: &mut [f32]) {

@@ -1,6 +1,6 @@
 //! Forward, and the gradient for the input, which is a convolution with the weights turned around.
 
-use super::by_panels::{by_panels, many_weights};
+use super::by_panels::{self, by_panels};
 #[cfg(target_arch = "x86_64")]
 use super::fixed_point::FixedPoint;
 use super::floats::Floats;
@@ -133,7 +133,7 @@ fn convolve_in<W: Weight>(set: InstructionSet, arithmetic: &dyn Arithmetic, pict
         Some(_) if y.len() >= PAST_CACHES_FROM => (Added { residual: None, ..added }, Added { residual: added.residual, ..Added::NOTHING }),
         _ => (added, Added::NOTHING),
     };
-    if many_weights(set, weights) {
+    if by_panels::applies(set, &picture.shape, weights) {
         by_panels(set, arithmetic, picture, weights, within, y);
     } else {
         by_tiles(set, arithmetic, picture, weights, within, y);
