@@ -5,6 +5,7 @@
 //! AVX512_BF16 multiplies at most twice as fast as f32, Winograd's filtering needs a quarter of the products: where that applies, its kernels are taken, which
 //! make integers of 16 bits of the values where the processor multiplies pairs of these as fast.
 
+use super::few_channels;
 use super::packing::{Element, Lines, Source, WIDTH, depth_step, in_f32, pack_rows, transpose};
 use super::rows::{Rows, Tap, by_panels};
 use super::sums::{Place, sum};
@@ -37,8 +38,8 @@ fn units_are_faster(set: InstructionSet, filtered: bool) -> bool {
 }
 
 /// A picture rounded to bf16 inside its border of zeros.
-struct Bordered {
-    scratch: Scratch,
+pub(super) struct Bordered {
+    pub scratch: Scratch,
     height: usize,
     width: usize,
     /// Of a pixel: its channels and zeros behind.
@@ -47,7 +48,7 @@ struct Bordered {
 
 impl Bordered {
     /// `before` and `after`: rows of zeros above and below, columns left and right.
-    fn new(set: InstructionSet, values: &[f32], [batch, height, width, channels]: [usize; 4], before: [usize; 2], after: [usize; 2]) -> Self {
+    pub fn new(set: InstructionSet, values: &[f32], [batch, height, width, channels]: [usize; 4], before: [usize; 2], after: [usize; 2]) -> Self {
         let stride = channels.next_multiple_of(depth_step(set));
         let (padded_height, padded_width) = (height + before[0] + after[0], width + before[1] + after[1]);
         let lines = Lines { depth: channels, stride, lead: before[1], run: width, line_rows: padded_width };
@@ -59,7 +60,7 @@ impl Bordered {
     }
 
     /// Where a pixel of the bordered picture begins.
-    fn at(&self, batch: usize, row: usize, column: usize) -> usize {
+    pub fn at(&self, batch: usize, row: usize, column: usize) -> usize {
         ((batch * self.height + row) * self.width + column) * self.stride
     }
 }
@@ -180,8 +181,8 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
     if let Some(dbias) = dbias {
         row_sums(set, dy, 1, dbias);
     }
-    if let Some(few) = few_channels(&shape) {
-        return by_neighbourhoods(set, few, x, dy, shape, dweight);
+    if let Some(side) = few_channels::side(&shape) {
+        return few_channels::weight_gradient(set, side, x, dy, shape, dweight);
     }
     let (output_height, output_width) = (shape.output_height(), shape.output_width());
     let pixels = batch * output_height * output_width;
@@ -222,78 +223,5 @@ pub(super) fn weight_gradient_on(set: InstructionSet, x: &[f32], dy: &[f32], sha
 
 /// Whether Winograd's filtering is taken for a weight gradient.
 pub(super) fn filters_weight_gradient(set: InstructionSet, shape: &Convolution) -> bool {
-    winograd::applies_to_weight_gradient(shape) && !(set.has_bf16_units() && few_channels(shape).is_some())
-}
-
-/// The side of a convolution that has so few channels that panels of single taps would be mostly empty.
-#[derive(Clone, Copy, PartialEq)]
-enum Few {
-    Inputs,
-    Outputs,
-}
-
-fn few_channels(shape: &Convolution) -> Option<Few> {
-    let &Convolution { input_channels, output_channels, kernel_size, stride, before, after, .. } = shape;
-    let fits = |channels: usize| shape.taps() > 1 && shape.taps() * channels <= 2 * WIDTH;
-    // Pixels of dy around a pixel of x lie in a square only where none is left out.
-    let seen_from_inputs = stride == 1 && before.max(after) < kernel_size;
-    match (fits(input_channels), fits(output_channels) && seen_from_inputs) {
-        (true, true) if output_channels < input_channels => Some(Few::Outputs),
-        (true, _) => Some(Few::Inputs),
-        (false, true) => Some(Few::Outputs),
-        (false, false) => None,
-    }
-}
-
-/// dweight, a row of neighbours for each pixel of the side with many channels: all taps of the other side at once.
-fn by_neighbourhoods(set: InstructionSet, few: Few, x: &[f32], dy: &[f32], shape: Convolution, dweight: &mut [f32]) {
-    let Convolution { batch, height, width, input_channels, output_channels, kernel_size, stride, before, after } = shape;
-    let (output_height, output_width) = (shape.output_height(), shape.output_width());
-    let (many, channels, many_channels, [rows, columns], picture, step) = match few {
-        Few::Inputs => {
-            let picture = Bordered::new(set, x, [batch, height, width, input_channels], [before; 2], [after; 2]);
-            (dy, input_channels, output_channels, [output_height, output_width], picture, stride)
-        }
-        Few::Outputs => {
-            // A pixel of x sees dy through the taps turned around.
-            let (before, after) = (kernel_size - 1 - before, kernel_size - 1 - after);
-            let picture = Bordered::new(set, dy, [batch, output_height, output_width, output_channels], [before; 2], [after; 2]);
-            (x, output_channels, input_channels, [height, width], picture, 1)
-        }
-    };
-    let (pixels, row_len) = (batch * rows * columns, shape.taps() * channels);
-    let mut neighbours = Scratch::new((pixels * row_len).div_ceil(2));
-    let neighbours = neighbours.as_mut_of::<bf16>();
-    let (out, mut picture) = (Shared::new(neighbours), picture);
-    let mut scratch = std::mem::replace(&mut picture.scratch, Scratch::new(0));
-    let values = &*scratch.as_mut_of::<bf16>();
-    each(batch * rows, |line| {
-        // SAFETY: each line is one task's.
-        let out = unsafe { out.slice(line * columns * row_len, columns * row_len) };
-        for (column, row) in out.chunks_exact_mut(row_len.max(1)).enumerate() {
-            for (tap, to) in row.chunks_exact_mut(channels.max(1)).enumerate() {
-                let from = picture.at(line / rows, line % rows * step + tap / kernel_size, column * step + tap % kernel_size);
-                to.copy_from_slice(&values[from..from + channels]);
-            }
-        }
-    });
-    let neighbours = &*neighbours;
-    let mut turned = transpose(set, many, pixels, many_channels);
-    let mut gradients = Scratch::new(dweight.len());
-    let gradients = gradients.as_mut_slice();
-    let place = |panel: usize| Place { start: panel * WIDTH, used: WIDTH.min(row_len - panel * WIDTH) };
-    sum(set, &mut turned, many_channels, row_len.div_ceil(WIDTH), &Shared::new(gradients), row_len, place, |panel, depths, pairs| {
-        let Place { start, used } = place(panel);
-        let row = |pixel: usize| if pixel < pixels { &neighbours[pixel * row_len + start..][..used] } else { &[] };
-        pack_rows(set, depths.start, row, pairs);
-    });
-    for (tap, out) in dweight.chunks_exact_mut((input_channels * output_channels).max(1)).enumerate() {
-        for (i, to) in out.iter_mut().enumerate() {
-            let (c, o) = (i / output_channels, i % output_channels);
-            *to = match few {
-                Few::Inputs => gradients[o * row_len + tap * channels + c],
-                Few::Outputs => gradients[c * row_len + (shape.taps() - 1 - tap) * channels + o],
-            };
-        }
-    }
+    winograd::applies_to_weight_gradient(shape) && !(set.has_bf16_units() && few_channels::side(shape).is_some())
 }

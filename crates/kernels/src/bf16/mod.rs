@@ -13,6 +13,7 @@ mod block; //       a block of rows by panels of columns
 pub mod convolution;
 #[cfg(target_arch = "x86_64")]
 mod dot; //         the same with AVX512_BF16
+mod few_channels; // weight gradients of first and last layers
 mod packing; //     rounding, rows, panels, transposition
 pub(crate) mod peak; // what the units can do at most
 pub mod product;

@@ -172,6 +172,12 @@ fn the_shapes_networks_use() {
     check_convolution(Convolution { input_channels: 3, width: 33, ..shape }, 5);
     check_convolution(Convolution { output_channels: 3, width: 8, ..shape }, 6);
     check_convolution(Convolution { batch: 1, height: 1, width: 1, input_channels: 1, output_channels: 1, ..shape }, 7);
+    // First and last layers: one panel of neighbours and two, pixels left out, borders of unlike width.
+    for (input_channels, output_channels) in [(3, 40), (7, 40), (40, 3), (40, 7), (2, 3)] {
+        for (stride, before, after) in [(1, 1, 1), (2, 0, 1), (1, 2, 0), (1, 0, 2)] {
+            check_convolution(Convolution { input_channels, output_channels, height: 9, width: 13, stride, before, after, ..shape }, 9);
+        }
+    }
     check_convolution(Convolution { batch: 0, ..shape }, 8);
 }
 

@@ -34,7 +34,7 @@ pub(crate) const STEP: usize = 32;
 const LINE: usize = 64;
 /// Bytes of B that a task asks for before they are needed: what memory brings in the time that its next rows take. They are asked into the second-level cache,
 /// for the first waits for too few lines at a time.
-const AHEAD: usize = 32 * 1024;
+const AHEAD: usize = 16 * 1024;
 
 /// How many rows of B, `row_bytes` of each, that is: whole steps of rows, one at least.
 pub(crate) fn rows_ahead(row_bytes: usize, step: usize) -> usize {
@@ -140,17 +140,21 @@ pub(crate) fn in_slices(
         let (stride, all) = (stride(columns), 0..columns);
         let mut sums = Scratch::new(slices * rows * stride);
         let shared = Shared::new(sums.as_mut_slice());
-        let run = |slice: usize| {
-            // SAFETY: each task has its own slice.
-            let sums = unsafe { shared.slice(slice * rows * stride, rows * stride) };
-            begin(sums, all.clone(), bias.filter(|_| slice == 0));
-            let depths = depths(slice);
-            task(Share { end: depths.end, depths, columns: all.clone(), sums: sums.as_mut_ptr(), stride, begun: true, total: std::ptr::null_mut() });
+        // Slices in a row, so that what comes next can be asked for ahead.
+        let run = |slices: Range<usize>| {
+            let end = depths(slices.end - 1).end;
+            for slice in slices {
+                // SAFETY: each slice is one task's.
+                let sums = unsafe { shared.slice(slice * rows * stride, rows * stride) };
+                begin(sums, all.clone(), bias.filter(|_| slice == 0));
+                let depths = depths(slice);
+                task(Share { end, depths, columns: all.clone(), sums: sums.as_mut_ptr(), stride, begun: true, total: std::ptr::null_mut() });
+            }
         };
         if small {
-            (0..slices).for_each(run)
+            run(0..slices)
         } else {
-            each(slices, run)
+            each(threads, |thread| run(part(slices, threads, thread)))
         }
         let (total, others) = sums.as_mut_slice().split_at_mut(rows * stride);
         for sums in others.chunks_exact(rows * stride) {
