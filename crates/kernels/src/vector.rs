@@ -51,11 +51,6 @@ pub(crate) trait Vector: Widening {
     fn times_power_of_two(self, n: Self) -> Self {
         self.mul(n.power_of_two())
     }
-    /// 1 / self to within two units in the last place, for what is neither 0 nor infinite.
-    #[inline(always)]
-    fn reciprocal(self) -> Self {
-        Self::splat(1.0).div(self)
-    }
     /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
     fn zero_where_below(self, test: Self, limit: Self) -> Self;
 
@@ -175,7 +170,8 @@ pub(crate) fn exp2_up_to_zero<V: Vector, const N: usize>(x: [V; N]) -> [V; N] {
 /// 1 / (1 + e^-x)
 #[inline(always)]
 pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
-    V::splat(1.0).add(exp_not_below(V::zero().sub(x))).reciprocal()
+    let one = V::splat(1.0);
+    one.div(one.add(exp_not_below(V::zero().sub(x))))
 }
 
 /// A vector from memory: whole, or the `left` floats before the end and zeros.
@@ -496,15 +492,6 @@ mod x86 {
         fn times_power_of_two(self, n: Self) -> Self {
             // SAFETY: see the module.
             Self(unsafe { _mm512_scalef_ps(self.0, n.0) })
-        }
-        #[inline(always)]
-        fn reciprocal(self) -> Self {
-            // Newton's step squares the error, which is 2^-14 at first; a division takes several times as long.
-            // SAFETY: see the module.
-            unsafe {
-                let near = _mm512_rcp14_ps(self.0);
-                Self(_mm512_fmadd_ps(near, _mm512_fnmadd_ps(self.0, near, _mm512_set1_ps(1.0)), near))
-            }
         }
         #[inline(always)]
         unsafe fn store_past_caches(self, to: *mut f32) {
