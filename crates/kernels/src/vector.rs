@@ -46,11 +46,6 @@ pub(crate) trait Vector: Widening {
     fn round(self) -> Self;
     /// 2^self for integral values in -126..=127, and 0 for -127.
     fn power_of_two(self) -> Self;
-    /// self * 2^n for integral n as [`Self::power_of_two`] takes it.
-    #[inline(always)]
-    fn times_power_of_two(self, n: Self) -> Self {
-        self.mul(n.power_of_two())
-    }
     /// Lanes of self where `test` is not below `limit` (or is NaN), zero elsewhere.
     fn zero_where_below(self, test: Self, limit: Self) -> Self;
 
@@ -123,16 +118,7 @@ pub(crate) trait Vector: Widening {
 /// Cephes' reduction x = n ln 2 + r and polynomial for e^r on [-ln 2 / 2, ln 2 / 2].
 #[inline(always)]
 pub(crate) fn exp<V: Vector>(x: V) -> V {
-    exp_not_below(x).zero_where_below(x, V::splat(LOWEST_EXPONENT))
-}
-
-/// Where e^x is taken for 0.
-const LOWEST_EXPONENT: f32 = -87.3;
-
-/// [`exp`], which is e^[`LOWEST_EXPONENT`] from there down.
-#[inline(always)]
-fn exp_not_below<V: Vector>(x: V) -> V {
-    let lowest = V::splat(LOWEST_EXPONENT);
+    let lowest = V::splat(-87.3);
     let clamped = V::splat(88.3).min(lowest.max(x));
     let n = clamped.mul(V::splat(std::f32::consts::LOG2_E)).round();
     let r = n.mul_add(V::splat(-0.693_359_4), clamped); // ln 2 in two parts, the first exact in few bits
@@ -142,7 +128,7 @@ fn exp_not_below<V: Vector>(x: V) -> V {
         p = p.mul_add(r, V::splat(coefficient));
     }
     let e = p.mul_add(r.mul(r), r).add(V::splat(1.0));
-    e.times_power_of_two(n)
+    e.mul(n.power_of_two()).zero_where_below(x, lowest)
 }
 
 /// 2^x for x up to 0, relative error below 2e-7; exactly 0 from -127 down; NaN stays NaN. Cephes' polynomial for 2^r on [-1/2, 1/2].
@@ -171,7 +157,7 @@ pub(crate) fn exp2_up_to_zero<V: Vector, const N: usize>(x: [V; N]) -> [V; N] {
 #[inline(always)]
 pub(crate) fn sigmoid<V: Vector>(x: V) -> V {
     let one = V::splat(1.0);
-    one.div(one.add(exp_not_below(V::zero().sub(x))))
+    one.div(one.add(exp(V::zero().sub(x))))
 }
 
 /// A vector from memory: whole, or the `left` floats before the end and zeros.
@@ -487,11 +473,6 @@ mod x86 {
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: the caller's promise.
             unsafe { _mm512_storeu_ps(to, self.0) }
-        }
-        #[inline(always)]
-        fn times_power_of_two(self, n: Self) -> Self {
-            // SAFETY: see the module.
-            Self(unsafe { _mm512_scalef_ps(self.0, n.0) })
         }
         #[inline(always)]
         unsafe fn store_past_caches(self, to: *mut f32) {

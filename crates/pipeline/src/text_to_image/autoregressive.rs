@@ -83,10 +83,10 @@ impl Autoregressive {
         let mut image_tokens = Vec::with_capacity(request.count);
         for start in (0..request.count).step_by(request.batch_size) {
             let batch = start..request.count.min(start + request.batch_size);
-            if start > 0 && (watch.stop)() {
-                break;
-            }
             if start > 0 {
+                if (watch.stop)() {
+                    break;
+                }
                 candidates = candidates.further(batch.len());
             }
             image_tokens.extend(self.draw_batch(request, guidance_scale, &mut candidates, batch, watch.progress)?);
